@@ -1,0 +1,1 @@
+"""Configuration files and routes that ship with tickdrive."""

@@ -1,0 +1,1 @@
+"""Blueprint library: vehicles, walkers, props and sensors with their attributes and sizes."""

@@ -1,0 +1,1 @@
+"""Vehicle dynamics, walkers and collisions."""

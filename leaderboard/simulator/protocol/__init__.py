@@ -1,0 +1,1 @@
+"""CARLA 0.9.16 wire formats, RPC server and sensor streams."""

@@ -1,0 +1,1 @@
+"""CPU rasteriser for cameras and Embree ray casting for LiDAR."""

@@ -1,0 +1,1 @@
+"""The towns that ship (OpenDRIVE) and what is read from a town: lights, signs, spawn points."""

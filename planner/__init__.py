@@ -1,0 +1,1 @@
+"""The diffusion planner: network, sampling, engines, checkpoints, training. Never imports carla."""

@@ -1,0 +1,1 @@
+"""The command line: a thin file per command, and the two shell scripts."""
