@@ -1,0 +1,220 @@
+"""The tick log: JSON Lines, a header and then one line a tick, safe against a kill at any moment.
+
+Line 1 is ``{"type": "header", "schema": 1, ...}``; each further line is
+``{"type": "tick", "frame", "sim_s", "total_ms", "spans": [{"name", "parent", "start_ms", "ms"}],
+"other_ms", "outside_ms", "steps", "granularity", "rung", "reasoning", "ego", "plan", "control"}``.
+
+A line is written with one `write` call on an unbuffered file descriptor, so a killed process loses at most the
+tick in flight. A log whose last line is cut off is read up to the damage, and says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tickdrive.planner.errors import DataError
+from tickdrive.planner.tracing import TickTrace
+
+SCHEMA = 1
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TickRecord:
+    """One tick as the log holds it.
+
+    Attributes:
+        frame: the simulator's frame number.
+        sim_s: simulated time of the observation.
+        trace: spans from `run_step`'s entry to (just before) its return.
+        outside_ms: wall time between the previous `run_step`'s return and this one's entry, that is, what
+            simulator and evaluator took; None on the first tick.
+        steps: denoising steps of the plan in force; 0 where no planner ran.
+        granularity: "step" where the engine tells denoising steps apart, else "plan".
+        rung: how the plan was come by, "planned" when all went well.
+        reasoning: class -> probability, or None.
+        ego: position_in_world, yaw_deg, speed_mps, ...
+        plan: (T, 2) waypoints in the ego frame, metres, or None.
+        control: throttle, steer, brake.
+    """
+
+    frame: int
+    sim_s: float
+    trace: TickTrace
+    outside_ms: float | None
+    steps: int
+    granularity: str
+    rung: str
+    reasoning: Mapping[str, float] | None
+    ego: Mapping[str, Any]
+    plan: np.ndarray | None
+    control: Mapping[str, float]
+
+
+class TickLog:
+    """Appends ticks to a file.
+
+    A disk that fills up must not end a drive: the first failing write is reported as a warning, later ticks
+    are counted in `lost_ticks`, and writing is tried again at every tick.
+
+    Args:
+        path: the log; its folder is made. An existing file is replaced.
+        header: what line 1 tells beside type and schema (hardware, versions, commit, config hash, engine).
+
+    Raises:
+        DataError: the file cannot be created.
+    """
+
+    def __init__(self, path: str | Path, header: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.lost_ticks = 0
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise DataError(
+                f"Tick log {self.path} cannot be written: {error.strerror}.",
+                "Name a folder that can be written in tick_log.dir (or SAVE_PATH).",
+            ) from error
+        self._torn = False
+        self._write({"type": "header", "schema": SCHEMA, **header})
+
+    def append(self, record: TickRecord) -> None:
+        """Write one tick."""
+        trace = record.trace
+        self._write(
+            {
+                "type": "tick",
+                "frame": record.frame,
+                "sim_s": round(record.sim_s, 6),
+                "total_ms": round(trace.total_ms, 4),
+                "spans": [
+                    {
+                        "name": span.name,
+                        "parent": span.parent,
+                        "start_ms": round(span.start_ms, 4),
+                        "ms": round(span.ms, 4),
+                    }
+                    for span in trace.spans
+                ],
+                "other_ms": round(trace.other_ms, 4),
+                "outside_ms": None if record.outside_ms is None else round(record.outside_ms, 4),
+                "steps": record.steps,
+                "granularity": record.granularity,
+                "rung": record.rung,
+                "reasoning": None
+                if record.reasoning is None
+                else {name: round(float(p), 4) for name, p in record.reasoning.items()},
+                "ego": record.ego,
+                "plan": None if record.plan is None else np.round(record.plan.astype(float), 3).tolist(),
+                "control": record.control,
+            }
+        )
+
+    def close(self) -> None:
+        """Close the file; further appends are an error. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        text = json.dumps(line, separators=(",", ":"), default=_plain)
+        # After a torn write the next line begins with a newline, so that one damaged line stays one.
+        data = (("\n" if self._torn else "") + text + "\n").encode()
+        try:
+            written = os.write(self._fd, data)
+            self._torn = written != len(data)
+            if self._torn:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if self._fd < 0:
+                raise DataError(f"Tick log {self.path} is closed.", "Open a new one for the next route.") from error
+            if self.lost_ticks == 0:
+                _LOGGER.warning(
+                    "tick log %s: %s; ticks are lost until there is room again", self.path, error.strerror
+                )
+            self.lost_ticks += 1
+
+
+@dataclass(frozen=True)
+class LoadedLog:
+    """A tick log read back.
+
+    Attributes:
+        path: where it was read.
+        header: line 1.
+        ticks: the tick lines, as dicts, in order.
+        damage: what was wrong with lines that had to be left out; empty for a whole log.
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+    ticks: tuple[Mapping[str, Any], ...]
+    damage: tuple[str, ...]
+
+
+def read_log(path: str | Path) -> LoadedLog:
+    """Read a tick log, as far as it is whole.
+
+    Raises:
+        DataError: no such file, no header, or a schema this version does not know.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "ticks.jsonl"
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"Tick log {path} cannot be read: {error.strerror}.",
+            "Give the run's folder or its ticks.jsonl.",
+        ) from error
+    lines = raw.split(b"\n")
+    header: Mapping[str, Any] | None = None
+    ticks: list[Mapping[str, Any]] = []
+    damage: list[str] = []
+    for number, text in enumerate(lines, start=1):
+        if not text:
+            continue
+        entry = _parse(text)
+        if entry is None:
+            damage.append(f"line {number} is damaged ({len(text)} bytes) and left out")
+        elif number == 1:
+            header = entry
+        elif entry.get("type") == "tick" and isinstance(entry.get("total_ms"), (int, float)):
+            ticks.append(entry)
+    if header is None or header.get("type") != "header":
+        raise DataError(
+            f"{path} is not a tick log: its first line is no header.", "Give a ticks.jsonl that tickdrive wrote."
+        )
+    if header.get("schema") != SCHEMA:
+        raise DataError(
+            f"{path} has tick log schema {header.get('schema')!r}; this version reads schema {SCHEMA}.",
+            "Read it with the tickdrive version that wrote it (header key 'versions').",
+        )
+    return LoadedLog(path=path, header=header, ticks=tuple(ticks), damage=tuple(damage))
+
+
+def _parse(text: bytes) -> Mapping[str, Any] | None:
+    try:
+        entry = json.loads(text)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")
