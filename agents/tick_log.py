@@ -4,8 +4,8 @@ Line 1 is ``{"type": "header", "schema": 1, ...}``; each further line is
 ``{"type": "tick", "frame", "sim_s", "total_ms", "spans": [{"name", "parent", "start_ms", "ms"}],
 "other_ms", "outside_ms", "steps", "granularity", "rung", "reasoning", "ego", "plan", "control"}``.
 
-A line is written with one `write` call on an unbuffered file descriptor, so a killed process loses at most the
-tick in flight. A log whose last line is cut off is read up to the damage, and says so.
+A line is written with one `write` call on an unbuffered file descriptor, so a killed process loses at most
+the tick in flight. A log whose last line is cut off is read up to the damage, and says so.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ class TickLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if self._fd < 0:
-                raise DataError(f"Tick log {self.path} is closed.", "Open a new one for the next route.") from error
+                raise DataError(
+                    f"Tick log {self.path} is closed.", "Open a new one for the next route."
+                ) from error
             if self.lost_ticks == 0:
                 _LOGGER.warning(
                     "tick log %s: %s; ticks are lost until there is room again", self.path, error.strerror
@@ -194,7 +196,8 @@ def read_log(path: str | Path) -> LoadedLog:
             ticks.append(entry)
     if header is None or header.get("type") != "header":
         raise DataError(
-            f"{path} is not a tick log: its first line is no header.", "Give a ticks.jsonl that tickdrive wrote."
+            f"{path} is not a tick log: its first line is no header.",
+            "Give a ticks.jsonl that tickdrive wrote.",
         )
     if header.get("schema") != SCHEMA:
         raise DataError(

@@ -127,9 +127,7 @@ def latency_table(summary: LatencySummary, title: str = "Tick latency by stage")
         table.add_section()
         _row(table, summary.outside, "outside the agent (simulator, evaluator)")
     share = 100.0 * summary.misses / summary.ticks
-    table.caption = (
-        f"{summary.misses} of {summary.ticks} ticks ({share:.1f} %) missed the {summary.budget_ms:g} ms budget"
-    )
+    table.caption = f"{summary.misses} of {summary.ticks} ticks ({share:.1f} %) missed the {summary.budget_ms:g} ms budget"
     return table
 
 
@@ -151,4 +149,6 @@ def _insert(order: list[str], name: str, parent: str | None, depths: Mapping[str
 
 def _stage(name: str, depth: int, values: Sequence[float]) -> StageLatency:
     p50, p90, p95, p99 = np.percentile(np.asarray(values, dtype=float), (50, 90, 95, 99))
-    return StageLatency(name, depth, float(p50), float(p90), float(p95), float(p99), float(max(values)), len(values))
+    return StageLatency(
+        name, depth, float(p50), float(p90), float(p95), float(p99), float(max(values)), len(values)
+    )

@@ -40,7 +40,9 @@ def load_config(cls: type[T], path: str | Path | None = None, overrides: Sequenc
         layers.append((str(path), _read_yaml(Path(path))))
     for item in overrides:
         if "=" not in item:
-            raise ConfigError(f"Override {item!r} has no '='.", "Write it as key=value, for example policy.n_layer=4.")
+            raise ConfigError(
+                f"Override {item!r} has no '='.", "Write it as key=value, for example policy.n_layer=4."
+            )
         layers.append((f"override {item!r}", OmegaConf.from_dotlist([item])))
     merged = schema
     for source, layer in layers:
@@ -81,9 +83,13 @@ def _read_yaml(path: Path) -> DictConfig:
     except FileNotFoundError as error:
         raise ConfigError(f"Config file {path} does not exist.", "Check the path.") from error
     except Exception as error:  # yaml's own errors carry the line
-        raise ConfigError(f"Config file {path} is not valid YAML: {_first_line(error)}.", "Mend that line.") from error
+        raise ConfigError(
+            f"Config file {path} is not valid YAML: {_first_line(error)}.", "Mend that line."
+        ) from error
     if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"Config file {path} holds no mapping at its top.", "Start it with `key: value` lines.")
+        raise ConfigError(
+            f"Config file {path} holds no mapping at its top.", "Start it with `key: value` lines."
+        )
     return loaded
 
 

@@ -1,0 +1,389 @@
+"""The privileged expert: a three-second plan from the true state of the world, and why.
+
+It follows the dense route with the Intelligent Driver Model (Treiber, Hennecke, Helbing: Congested traffic
+states in empirical observations and microscopic simulations, Phys. Rev. E 62, 2000) held back by whatever is
+ahead: vehicles, red lights, stop signs, walkers, crossing traffic. The plan is a roll-out of that law with a
+kinematic bicycle on the route, so it also tells the way back from a perturbed pose. It has the form of the
+diffusion planner's output, is driven by the same follower, and is what the planner learns to imitate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tickdrive.agents.expert_scene import ExpertScene, Mover, StopLine
+from tickdrive.agents.types import Decision
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """How the expert drives.
+
+    Attributes:
+        cruise_fraction: share of the speed limit it aims at.
+        cruise_cap_mps: speed it never passes.
+        lateral_acceleration_mps2: bound on speed in curves.
+        acceleration_mps2, braking_mps2: IDM's a and b.
+        headway_s: IDM's T.
+        vehicle_gap_m: bumper distance kept to a standing vehicle.
+        line_gap_m: front bumper to a stop line.
+        walker_gap_m: front bumper to a walker's path.
+        horizon, dt_s: waypoints of the plan and the time between them.
+    """
+
+    cruise_fraction: float = 0.85
+    cruise_cap_mps: float = 9.0
+    lateral_acceleration_mps2: float = 2.2
+    acceleration_mps2: float = 2.0
+    braking_mps2: float = 2.5
+    headway_s: float = 1.3
+    vehicle_gap_m: float = 3.5
+    line_gap_m: float = 0.6
+    walker_gap_m: float = 3.0
+    horizon: int = 6
+    dt_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class ExpertPlan:
+    """What the expert would do.
+
+    Attributes:
+        waypoints_in_ego: (T, 2) of the actor's origin, metres, x forward, y right.
+        decision: what binds it.
+        light: colour of the next light within 40 m on the route: none, green, yellow, red.
+        lead_distance_m: bumper to the vehicle ahead on the route within 40 m, or None.
+        lead_speed_mps: of that vehicle.
+        target_speed_mps: speed at the end of the plan.
+        lateral_error_m: distance of the ego from the route.
+    """
+
+    waypoints_in_ego: np.ndarray
+    decision: Decision
+    light: str
+    lead_distance_m: float | None
+    lead_speed_mps: float | None
+    target_speed_mps: float
+    lateral_error_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """Bounds the speed: `distance_m` of free way for the front bumper, its end moving at `speed_mps`."""
+
+    distance_m: float
+    speed_mps: float
+    keep_m: float
+    decision: Decision
+
+
+_WHEELBASE_M = 2.86
+_LOOK_AHEAD_M = 60.0
+_ROLL_S = 0.1
+_EMERGENCY_MPS2 = 8.0
+
+
+class Expert:
+    """Plans along one route.
+
+    Args:
+        route_xy: (N, 2) dense route (about 1 m apart) in the world.
+        stop_lines: lights and stop signs on it, sorted by distance along it.
+        config: how to drive.
+    """
+
+    def __init__(
+        self, route_xy: np.ndarray, stop_lines: Sequence[StopLine], config: ExpertConfig | None = None
+    ) -> None:
+        self.config = config or ExpertConfig()
+        self.xy = np.asarray(route_xy, dtype=float)
+        steps = np.hypot(*np.diff(self.xy, axis=0).T)
+        keep = np.concatenate([[True], steps > 0.05])
+        self.xy = self.xy[keep]
+        self.s = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(self.xy, axis=0).T))])
+        self.yaw = _route_yaw(self.xy)
+        self.curve_speed = _curve_speed(self.xy, self.s, self.config)
+        self.stop_lines = tuple(stop_lines)
+        self.progress_s = 0.0
+        self._served: dict[tuple[int, float], float] = {}
+        self._waited_s = 0.0
+        self._last_sim_s: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the ego has come within 2 m of the route's end."""
+        return self.s[-1] - self.progress_s < 2.0
+
+    def plan(self, scene: ExpertScene) -> ExpertPlan:
+        """Plan from the present state; call once a tick (it keeps count of stops at stop signs)."""
+        delta_s = 0.0 if self._last_sim_s is None else scene.sim_s - self._last_sim_s
+        self._last_sim_s = scene.sim_s
+        ego = scene.ego
+        self._advance(ego.position)
+        speed = max(0.0, float(np.dot(ego.velocity, _unit(ego.yaw_deg))))
+        self._waited_s = self._waited_s + delta_s if speed < 0.1 else 0.0
+        cruise = min(scene.speed_limit_mps * self.config.cruise_fraction, self.config.cruise_cap_mps)
+        holds = [*self._line_holds(scene, speed, delta_s), *self._mover_holds(scene, speed, cruise)]
+        free = self._free_acceleration(speed, self.progress_s, cruise)
+        binding: _Hold | None = None
+        strongest = free - 0.3
+        for hold in holds:
+            wanted = _idm(speed, max(cruise, 0.1), hold.distance_m, hold.speed_mps, hold.keep_m, self.config)
+            if wanted < strongest:
+                strongest, binding = wanted, hold
+        waypoints, end_speed = self._roll_out(ego, speed, cruise, holds)
+        lead = min(
+            (h for h in holds if h.decision is Decision.FOLLOW), key=lambda h: h.distance_m, default=None
+        )
+        near_lead = lead if lead is not None and lead.distance_m < 40.0 else None
+        return ExpertPlan(
+            waypoints_in_ego=waypoints,
+            decision=Decision.CRUISE if binding is None else binding.decision,
+            light=self._next_light(scene, ego),
+            lead_distance_m=None if near_lead is None else near_lead.distance_m,
+            lead_speed_mps=None if near_lead is None else near_lead.speed_mps,
+            target_speed_mps=end_speed,
+            lateral_error_m=float(np.min(np.hypot(*(self.xy - ego.position).T))),
+        )
+
+    def _advance(self, position: np.ndarray) -> None:
+        """Move `progress_s` to the nearest point of the route within a window ahead."""
+        window = (self.s >= self.progress_s - 3.0) & (self.s <= self.progress_s + 15.0)
+        index = np.flatnonzero(window)
+        distance = np.hypot(*(self.xy[index] - position).T)
+        self.progress_s = max(self.progress_s - 1.0, float(self.s[index[int(np.argmin(distance))]]))
+
+    def _next_light(self, scene: ExpertScene, ego: Mover) -> str:
+        for line in self.stop_lines:
+            gap = line.route_s - self.progress_s - ego.half_length_m
+            if line.is_light and -1.0 < gap < 40.0:
+                colour = scene.light_colours.get(line.actor_id, "none")
+                return colour if colour in ("green", "yellow", "red") else "none"
+        return "none"
+
+    def _line_holds(self, scene: ExpertScene, speed: float, delta_s: float) -> list[_Hold]:
+        holds = []
+        for line in self.stop_lines:
+            gap = line.route_s - self.progress_s - scene.ego.half_length_m
+            if gap < -1.0 or gap > _LOOK_AHEAD_M:
+                continue
+            if line.is_light:
+                colour = scene.light_colours.get(line.actor_id, "off")
+                needed = speed * speed / (2.0 * max(gap, 0.1))
+                if colour == "red" or (colour == "yellow" and needed < 3.0):
+                    holds.append(_Hold(max(gap, 0.0), 0.0, self.config.line_gap_m, Decision.STOP_LIGHT))
+                continue
+            key = (line.actor_id, round(line.route_s, 1))
+            served = self._served.get(key, 0.0)
+            if served < 1.0:
+                if speed < 0.1 and gap < 4.0:
+                    self._served[key] = served + delta_s
+                holds.append(_Hold(max(gap, 0.0), 0.0, self.config.line_gap_m, Decision.STOP_SIGN))
+        return holds
+
+    def _mover_holds(self, scene: ExpertScene, speed: float, cruise: float) -> list[_Hold]:
+        ego = scene.ego
+        ahead = (self.s >= self.progress_s - 2.0) & (self.s <= self.progress_s + _LOOK_AHEAD_M)
+        index = np.flatnonzero(ahead)
+        path, path_s, path_yaw = self.xy[index], self.s[index] - self.progress_s, self.yaw[index]
+        holds = []
+        for mover in scene.others:
+            offset = mover.position - ego.position
+            forward = float(np.dot(offset, _unit(ego.yaw_deg)))
+            if forward < -ego.half_length_m - 1.0 and not mover.is_walker:
+                # Behind: traffic that follows keeps its own distance.
+                continue
+            hold = (
+                self._walker_hold(mover, ego, speed, path, path_s)
+                if mover.is_walker
+                else self._vehicle_hold(mover, ego, speed, cruise, path, path_s, path_yaw)
+            )
+            if hold is not None:
+                holds.append(hold)
+        return holds
+
+    def _vehicle_hold(
+        self,
+        mover: Mover,
+        ego: Mover,
+        speed: float,
+        cruise: float,
+        path: np.ndarray,
+        path_s: np.ndarray,
+        path_yaw: np.ndarray,
+    ) -> _Hold | None:
+        reach = ego.half_width_m + 0.25
+        on_path = _touch(mover.corners(), path, path_s, reach)
+        if on_path is not None:
+            nearest, at = on_path
+            along = float(np.dot(mover.velocity, _unit(float(path_yaw[at]))))
+            aligned = abs(_wrap(mover.yaw_deg - float(path_yaw[at]))) < 50.0
+            gap = nearest - ego.half_length_m
+            if gap > -ego.half_length_m:
+                decision = Decision.FOLLOW if aligned else Decision.YIELD_VEHICLE
+                return _Hold(max(gap, 0.0), max(along, 0.0), self.config.vehicle_gap_m, decision)
+        if mover.speed_mps < 0.3:
+            return None
+        # Not on the way yet: will it be, when we are there?
+        for ahead_s in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
+            will_touch = _touch(mover.corners(ahead_s), path, path_s, reach)
+            if will_touch is None:
+                continue
+            nearest, at = will_touch
+            heading = mover.yaw_deg + mover.yaw_rate_dps * ahead_s
+            crossing = abs(_wrap(heading - float(path_yaw[at])))
+            reached = _travelled(speed, max(speed, 0.6 * cruise), ahead_s)
+            if crossing < 35.0 and mover.speed_mps > speed:
+                continue
+            if (
+                nearest - ego.half_length_m - 2.0 < reached + 3.0
+                and reached - 6.0 < nearest + 2.0 * ego.half_length_m
+            ):
+                return _Hold(max(nearest - ego.half_length_m, 0.0), 0.0, 2.0, Decision.YIELD_VEHICLE)
+        return None
+
+    def _walker_hold(
+        self, mover: Mover, ego: Mover, speed: float, path: np.ndarray, path_s: np.ndarray
+    ) -> _Hold | None:
+        reach = ego.half_width_m + 0.6
+        for ahead_s in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
+            touch = _touch(mover.corners(ahead_s), path, path_s, reach)
+            if touch is None:
+                continue
+            gap = touch[0] - ego.half_length_m
+            if gap < -1.0:
+                return None
+            arrives_s = gap / max(speed, 0.5)
+            # We are past before it steps in, or it is gone long before we come.
+            clear_s = (gap + 2.0 * ego.half_length_m + 1.0) / max(speed, 0.5)
+            if ahead_s > clear_s + 0.5 or (ahead_s == 0.0 and arrives_s > 6.0 and mover.speed_mps > 0.5):
+                return None
+            return _Hold(max(gap, 0.0), 0.0, self.config.walker_gap_m, Decision.YIELD_PEDESTRIAN)
+        return None
+
+    def _free_acceleration(self, speed: float, at_s: float, cruise: float) -> float:
+        """IDM's free-road term, with the speed that the curves ahead allow as the desired one."""
+        wanted = self._allowed_speed(at_s, speed, cruise)
+        if speed > wanted:
+            return max(-self.config.braking_mps2, 1.5 * (wanted - speed))
+        return self.config.acceleration_mps2 * (1.0 - (speed / max(wanted, 0.1)) ** 4)
+
+    def _allowed_speed(self, at_s: float, speed: float, cruise: float) -> float:
+        window = (self.s >= at_s) & (self.s <= at_s + max(8.0, speed * speed / 2.0))
+        if not window.any():
+            return 0.0
+        # A curve's speed must be reached when the curve is: v^2 = v_curve^2 + 2 b d.
+        reachable = np.sqrt(self.curve_speed[window] ** 2 + 2.0 * 1.5 * (self.s[window] - at_s))
+        return float(min(cruise, reachable.min()))
+
+    def _roll_out(
+        self, ego: Mover, speed: float, cruise: float, holds: Sequence[_Hold]
+    ) -> tuple[np.ndarray, float]:
+        """Integrate the law over the plan's horizon with a kinematic bicycle steered by pure pursuit."""
+        config = self.config
+        yaw = math.radians(ego.yaw_deg)
+        heading = np.array([math.cos(yaw), math.sin(yaw)])
+        rear = ego.position - heading * (_WHEELBASE_M / 2.0)
+        at_s, travelled = self.progress_s, 0.0
+        steps_per_waypoint = round(config.dt_s / _ROLL_S)
+        out = []
+        for step in range(config.horizon * steps_per_waypoint):
+            elapsed = step * _ROLL_S
+            wanted = self._free_acceleration(speed, at_s, cruise)
+            for hold in holds:
+                gap = hold.distance_m + hold.speed_mps * elapsed - travelled
+                wanted = min(wanted, _idm(speed, max(cruise, 0.1), gap, hold.speed_mps, hold.keep_m, config))
+            new_speed = max(0.0, speed + max(wanted, -_EMERGENCY_MPS2) * _ROLL_S)
+            distance = 0.5 * (speed + new_speed) * _ROLL_S
+            speed = new_speed
+            lookahead = max(4.0, 0.7 * speed + 2.0)
+            goal = self._point_at(at_s + lookahead + _WHEELBASE_M / 2.0)
+            to_goal = goal - rear
+            bearing = math.atan2(to_goal[1], to_goal[0]) - yaw
+            curvature = 2.0 * math.sin(bearing) / max(float(np.hypot(*to_goal)), 1.0)
+            curvature = max(-0.19, min(0.19, curvature))
+            yaw_before = yaw
+            yaw += curvature * distance
+            middle = 0.5 * (yaw + yaw_before)
+            rear = rear + distance * np.array([math.cos(middle), math.sin(middle)])
+            travelled += distance
+            at_s += distance
+            if (step + 1) % steps_per_waypoint == 0:
+                out.append(rear + (_WHEELBASE_M / 2.0) * np.array([math.cos(yaw), math.sin(yaw)]))
+        offsets = np.array(out) - ego.position
+        right = np.array([-heading[1], heading[0]])
+        return np.stack([offsets @ heading, offsets @ right], axis=1).astype(np.float32), speed
+
+    def _point_at(self, s: float) -> np.ndarray:
+        """Point of the route; straight on beyond its end."""
+        if s > self.s[-1]:
+            return self.xy[-1] + (s - self.s[-1]) * _unit(float(self.yaw[-1]))
+        return np.array([np.interp(s, self.s, self.xy[:, 0]), np.interp(s, self.s, self.xy[:, 1])])
+
+
+def _idm(
+    speed: float, desired: float, gap: float, lead_speed: float, keep_m: float, config: ExpertConfig
+) -> float:
+    """IDM's acceleration: a (1 - (v/v0)^4 - (s*/s)^2), s* = s0 + vT + v dv / (2 sqrt(ab)).
+
+    A standing hold (line, walker) needs no time headway.
+    """
+    headway = config.headway_s if lead_speed > 0.1 else 0.4
+    approach = (
+        speed * (speed - lead_speed) / (2.0 * math.sqrt(config.acceleration_mps2 * config.braking_mps2))
+    )
+    wanted_gap = keep_m + max(0.0, speed * headway + approach)
+    if gap <= keep_m * 0.5 and speed < 0.5:
+        return -_EMERGENCY_MPS2
+    return max(
+        -_EMERGENCY_MPS2,
+        config.acceleration_mps2 * (1.0 - (speed / desired) ** 4 - (wanted_gap / max(gap, 0.05)) ** 2),
+    )
+
+
+def _touch(
+    points: np.ndarray, path: np.ndarray, path_s: np.ndarray, reach: float
+) -> tuple[float, int] | None:
+    """Nearest distance along the path at which a point lies within `reach` of it, and the path's index."""
+    if len(path) == 0:
+        return None
+    distance = np.hypot(points[:, None, 0] - path[None, :, 0], points[:, None, 1] - path[None, :, 1])
+    nearest = distance.argmin(axis=1)
+    touching = distance[np.arange(len(points)), nearest] < reach
+    # Beyond the window's ends a point projects onto the end itself: that is ahead or behind, not beside.
+    if not touching.any():
+        return None
+    at = int(nearest[touching].min())
+    return float(path_s[at]), at
+
+
+def _travelled(speed: float, towards: float, seconds: float) -> float:
+    """Distance covered while speeding up to `towards` at 1.5 m/s2."""
+    rise_s = min(seconds, max(0.0, (towards - speed) / 1.5))
+    return speed * seconds + 0.5 * 1.5 * rise_s**2 + 1.5 * rise_s * (seconds - rise_s)
+
+
+def _route_yaw(xy: np.ndarray) -> np.ndarray:
+    step = np.gradient(xy, axis=0)
+    return np.degrees(np.arctan2(step[:, 1], step[:, 0]))
+
+
+def _curve_speed(xy: np.ndarray, s: np.ndarray, config: ExpertConfig) -> np.ndarray:
+    """Speed that keeps the lateral acceleration in bounds, from the heading change over about 6 m."""
+    yaw = np.unwrap(np.radians(_route_yaw(xy)))
+    before = np.interp(s - 3.0, s, yaw)
+    after = np.interp(s + 3.0, s, yaw)
+    curvature = np.abs(after - before) / 6.0
+    return np.sqrt(config.lateral_acceleration_mps2 / np.maximum(curvature, 1e-3))
+
+
+def _unit(yaw_deg: float) -> np.ndarray:
+    return np.array([math.cos(math.radians(yaw_deg)), math.sin(math.radians(yaw_deg))])
+
+
+def _wrap(angle_deg: float) -> float:
+    return (angle_deg + 180.0) % 360.0 - 180.0

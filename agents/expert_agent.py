@@ -1,0 +1,86 @@
+"""The privileged expert as a leaderboard agent: `tickdrive drive --agent expert`.
+
+Unlike the agent under test it connects to the server and reads the true state of the world. Its scores say
+how well the routes can be driven at all, and its plans are what the planner is trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import carla
+import numpy as np
+
+from tickdrive.agents.control import TrajectoryFollower
+from tickdrive.agents.expert import Expert, ExpertPlan
+from tickdrive.agents.expert_scene import find_stop_lines, read_scene
+from tickdrive.leaderboard.autonomous_agent import AutonomousAgent, Track
+from tickdrive.leaderboard.route_planner import RoutePlanner
+from tickdrive.planner.errors import ServerError
+
+_TICK_S = 0.05
+
+
+def get_entry_point() -> str:
+    """Name of the agent class, as the leaderboards ask for it."""
+    return "ExpertAgent"
+
+
+class ExpertAgent(AutonomousAgent):
+    """Drives by `Expert` and the same `TrajectoryFollower` as the diffusion agent."""
+
+    def __init__(self, carla_host: str, carla_port: int, debug: bool = False) -> None:
+        super().__init__(carla_host, carla_port, debug)
+        self._address = (carla_host, int(carla_port))
+        self.plan: ExpertPlan | None = None
+
+    def setup(self, path_to_conf_file: str) -> None:
+        """Prepare for a route; the expert has no configuration file."""
+        self.track = Track.SENSORS
+        self._follower = TrajectoryFollower()
+        self._expert: Expert | None = None
+
+    def sensors(self) -> list[dict[str, Any]]:
+        """The expert needs none but a speedometer (an agent without sensors is never ticked)."""
+        return [{"type": "sensor.speedometer", "reading_frequency": 20, "id": "speed"}]
+
+    def run_step(self, input_data: dict[str, Any], timestamp: float) -> carla.VehicleControl:
+        """Plan from the true state and follow the plan."""
+        if self._expert is None:
+            self._connect()
+        assert self._expert is not None
+        scene = read_scene(self._world, self._ego)
+        self.plan = self._expert.plan(scene)
+        speed = float(scene.ego.velocity @ _forward(scene.ego.yaw_deg))
+        control = self._follower.step(self.plan.waypoints_in_ego, 0.5, speed, _TICK_S)
+        return carla.VehicleControl(
+            throttle=control.throttle, steer=control.steer, brake=control.brake, manual_gear_shift=False
+        )
+
+    def destroy(self) -> None:
+        """Forget the route."""
+        self._expert = None
+
+    def _connect(self) -> None:
+        client = carla.Client(*self._address)
+        client.set_timeout(20.0)
+        self._world = client.get_world()
+        vehicles = self._world.get_actors().filter("vehicle.*")
+        heroes = [v for v in vehicles if v.attributes.get("role_name") == "hero"]
+        if not heroes:
+            raise ServerError(
+                f"No vehicle with role_name 'hero' on {self._address[0]}:{self._address[1]}.",
+                "The expert drives the ego that the evaluator spawns: run it through an evaluation.",
+            )
+        self._ego = heroes[0]
+        sparse = [transform.location for transform, _ in self._global_plan_world_coord]
+        dense = RoutePlanner(self._world.get_map()).trace(sparse)
+        xy = np.array([(p.transform.location.x, p.transform.location.y) for p in dense])
+        expert = Expert(xy, ())
+        expert.stop_lines = find_stop_lines(self._world, expert.xy, expert.yaw, expert.s)
+        self._expert = expert
+
+
+def _forward(yaw_deg: float) -> np.ndarray:
+    yaw = np.radians(yaw_deg)
+    return np.array([np.cos(yaw), np.sin(yaw)])
