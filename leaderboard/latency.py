@@ -127,7 +127,8 @@ def latency_table(summary: LatencySummary, title: str = "Tick latency by stage")
         table.add_section()
         _row(table, summary.outside, "outside the agent (simulator, evaluator)")
     share = 100.0 * summary.misses / summary.ticks
-    table.caption = f"{summary.misses} of {summary.ticks} ticks ({share:.1f} %) missed the {summary.budget_ms:g} ms budget"
+    missed = f"{summary.misses} of {summary.ticks} ticks ({share:.1f} %)"
+    table.caption = f"{missed} missed the {summary.budget_ms:g} ms budget"
     return table
 
 

@@ -101,8 +101,14 @@ class TrafficLightSpec:
 
 @dataclass(frozen=True, slots=True)
 class SignSpec:
-    """A static traffic sign that is an actor in CARLA: `type_id` "traffic.stop", "traffic.yield" or
-    "traffic.speed_limit.<km/h>". `trigger` is the box its rule holds in.
+    """A static traffic sign that is an actor in CARLA.
+
+    Attributes:
+        sign_id: OpenDRIVE signal id.
+        type_id: "traffic.stop", "traffic.yield" or "traffic.speed_limit.<km/h>".
+        pose: foot of its pole.
+        trigger: box in which its rule holds.
+        stop_poses: lane-centre poses at the stop line, one for each governed lane.
     """
 
     sign_id: str
