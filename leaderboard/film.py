@@ -151,7 +151,7 @@ class Film:
 
     def _draw_plan(self, view: np.ndarray, plan_in_ego: np.ndarray) -> None:
         points = np.vstack([[0.0, 0.0], np.asarray(plan_in_ego, dtype=float)])
-        # A ribbon of the car's width, on the ground, denser than the waypoints so that it bends with the lens.
+        # A ribbon of the car's width on the ground, denser than the waypoints so that it bends with the lens.
         dense_t = np.linspace(0, len(points) - 1, 12 * (len(points) - 1) + 1)
         dense = np.stack([np.interp(dense_t, np.arange(len(points)), points[:, k]) for k in (0, 1)], axis=1)
         step = np.gradient(dense, axis=0)
@@ -234,5 +234,5 @@ class Film:
 def _text(
     image: np.ndarray, text: str, at: tuple[int, int], size: float, colour: tuple[int, int, int], weight: int
 ) -> None:
-    cv2.putText(image, text, at, _FONT, size, (0, 0, 0), weight + 2, cv2.LINE_AA)
+    cv2.putText(image, text, (at[0] + 1, at[1] + 1), _FONT, size, (0, 0, 0), weight, cv2.LINE_AA)
     cv2.putText(image, text, at, _FONT, size, colour, weight, cv2.LINE_AA)

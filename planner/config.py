@@ -52,13 +52,13 @@ def load_config(cls: type[T], path: str | Path | None = None, overrides: Sequenc
         except ConfigKeyError as error:  # pragma: no cover - _check_keys names it first
             raise ConfigError(f"{source}: {error}") from error
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{source}: {_first_line(error)}") from error
+            raise ConfigError(f"{source}: {_one_line(error)}") from error
     try:
         return cast(T, OmegaConf.to_object(merged))
     except ConfigError:
         raise
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path or cls.__name__}: {_first_line(error)}") from error
+        raise ConfigError(f"{path or cls.__name__}: {_one_line(error)}") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"Config file {path} does not exist.", "Check the path.") from error
     except Exception as error:  # yaml's own errors carry the line
         raise ConfigError(
-            f"Config file {path} is not valid YAML: {_first_line(error)}.", "Mend that line."
+            f"Config file {path} is not valid YAML: {_one_line(error)}.", "Mend that line."
         ) from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(

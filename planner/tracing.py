@@ -95,15 +95,17 @@ class Tracer:
             synchronize()
         parent = self._open[-1] if self._open else None
         row = [name, parent, self._clock(), 0]
+        # Held here: `begin` may start another tick before this block ends.
+        open_spans = self._open
         self._rows.append(row)
-        self._open.append(len(self._rows) - 1)
+        open_spans.append(len(self._rows) - 1)
         try:
             yield
         finally:
             if synchronize:
                 synchronize()
             row[3] = self._clock()
-            self._open.pop()
+            open_spans.pop()
 
     def add(self, name: str, ms: float) -> None:
         """Record a span measured elsewhere (for example by device events), as ending now."""

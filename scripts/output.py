@@ -1,0 +1,45 @@
+"""What commands share: the console, errors without a traceback, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tickdrive.planner.errors import DataError
+
+console = Console(highlight=False)
+error_console = Console(stderr=True, highlight=False)
+
+
+def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
+    """Write a command's machine form; nothing when no `--json` was given.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    if path is None:
+        return
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, default=str)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"--json {path} cannot be written: {error.strerror}.",
+            "Name a file in a folder that can be written.",
+        ) from error
+
+
+def results_json(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The form of all benchmarks: ``{"schema": 1, "results": [...]}``."""
+    return {"schema": 1, "results": [dict(row) for row in rows]}
