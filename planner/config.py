@@ -109,5 +109,7 @@ def _check_keys(layer: DictConfig, schema: Any, source: str, prefix: str = "") -
             _check_keys(child, below, source, f"{prefix}{name}.")
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    """The library's message, which names the key on a line of its own, without its internals."""
+    kept = [line.strip() for line in str(error).splitlines() if "object_type=" not in line]
+    return ", ".join(filter(None, kept)) or type(error).__name__
