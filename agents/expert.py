@@ -120,10 +120,10 @@ class Expert:
 
     def plan(self, scene: ExpertScene) -> ExpertPlan:
         """Plan from the present state; call once a tick (it keeps count of stops at stop signs)."""
-        delta_s = 0.0 if self._last_sim_s is None else scene.sim_s - self._last_sim_s
-        self._last_sim_s = scene.sim_s
         ego = scene.ego
         self._advance(ego.position)
+        delta_s = 0.0 if self._last_sim_s is None else scene.sim_s - self._last_sim_s
+        self._last_sim_s = scene.sim_s
         speed = max(0.0, float(np.dot(ego.velocity, _unit(ego.yaw_deg))))
         self._waited_s = self._waited_s + delta_s if speed < 0.1 else 0.0
         cruise = min(scene.speed_limit_mps * self.config.cruise_fraction, self.config.cruise_cap_mps)
@@ -147,15 +147,28 @@ class Expert:
             lead_distance_m=None if near_lead is None else near_lead.distance_m,
             lead_speed_mps=None if near_lead is None else near_lead.speed_mps,
             target_speed_mps=end_speed,
-            lateral_error_m=float(np.min(np.hypot(*(self.xy - ego.position).T))),
+            lateral_error_m=float(np.hypot(*(self._point_at(self.progress_s) - ego.position))),
         )
 
     def _advance(self, position: np.ndarray) -> None:
-        """Move `progress_s` to the nearest point of the route within a window ahead."""
-        window = (self.s >= self.progress_s - 3.0) & (self.s <= self.progress_s + 15.0)
-        index = np.flatnonzero(window)
-        distance = np.hypot(*(self.xy[index] - position).T)
-        self.progress_s = max(self.progress_s - 1.0, float(self.s[index[int(np.argmin(distance))]]))
+        """Move `progress_s` to the nearest point of the route: anywhere at first, then near the last."""
+        if self._last_sim_s is None:
+            self.progress_s = float(self.s[int(np.argmin(np.hypot(*(self.xy - position).T)))])
+        self.progress_s = max(self.progress_s - 1.0, self._project(position, self.progress_s))
+
+    def _project(self, position: np.ndarray, near_s: float) -> float:
+        """Distance along the route of its point nearest to `position`, 3 m before to 12 m after `near_s`."""
+        first = max(int(np.searchsorted(self.s, near_s - 3.0)) - 1, 0)
+        last = min(int(np.searchsorted(self.s, near_s + 12.0)) + 1, len(self.s) - 1)
+        start, step = self.xy[first:last], np.diff(self.xy[first : last + 1], axis=0)
+        if len(start) == 0:
+            return float(self.s[-1])
+        length = np.hypot(step[:, 0], step[:, 1])
+        offset = position - start
+        along = np.clip((offset[:, 0] * step[:, 0] + offset[:, 1] * step[:, 1]) / length**2, 0.0, 1.0)
+        distance = np.hypot(offset[:, 0] - along * step[:, 0], offset[:, 1] - along * step[:, 1])
+        best = int(np.argmin(distance))
+        return float(self.s[first + best] + along[best] * length[best])
 
     def _next_light(self, scene: ExpertScene, ego: Mover) -> str:
         for line in self.stop_lines:
@@ -300,8 +313,7 @@ class Expert:
             new_speed = max(0.0, speed + max(wanted, -_EMERGENCY_MPS2) * _ROLL_S)
             distance = 0.5 * (speed + new_speed) * _ROLL_S
             speed = new_speed
-            lookahead = max(4.0, 0.7 * speed + 2.0)
-            goal = self._point_at(at_s + lookahead + _WHEELBASE_M / 2.0)
+            goal = self._point_at(at_s + max(2.5, 0.45 * speed + 0.8))
             to_goal = goal - rear
             bearing = math.atan2(to_goal[1], to_goal[0]) - yaw
             curvature = 2.0 * math.sin(bearing) / max(float(np.hypot(*to_goal)), 1.0)
@@ -311,9 +323,10 @@ class Expert:
             middle = 0.5 * (yaw + yaw_before)
             rear = rear + distance * np.array([math.cos(middle), math.sin(middle)])
             travelled += distance
-            at_s += distance
+            centre = rear + (_WHEELBASE_M / 2.0) * np.array([math.cos(yaw), math.sin(yaw)])
+            at_s = self._project(centre, at_s)
             if (step + 1) % steps_per_waypoint == 0:
-                out.append(rear + (_WHEELBASE_M / 2.0) * np.array([math.cos(yaw), math.sin(yaw)]))
+                out.append(centre)
         offsets = np.array(out) - ego.position
         right = np.array([-heading[1], heading[0]])
         return np.stack([offsets @ heading, offsets @ right], axis=1).astype(np.float32), speed
