@@ -1,0 +1,345 @@
+"""Configuration of the agent: rig, perception, planner, localisation, control, error ladder, tick log.
+
+Filled from `configs/agent.yaml` by `tickdrive.planner.config.load_config`. Lengths in metres, angles in
+degrees, mounting poses in the ego frame (CARLA's: x forward, y right, z up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tickdrive.planner.config import load_config
+from tickdrive.planner.errors import ConfigError, did_you_mean
+
+PERCEPTION_KINDS = ("compact", "vlm")
+PLANNER_KINDS = ("diffusion", "constant_velocity")
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+
+
+def _one_of(key: str, got: str, allowed: Sequence[str]) -> None:
+    if got not in allowed:
+        raise ConfigError(f"{key} is {got!r}.", did_you_mean(got, allowed))
+
+
+def _positive(key: str, got: float, zero_allowed: bool = False) -> None:
+    if not (got >= 0 if zero_allowed else got > 0):
+        raise ConfigError(
+            f"{key} is {got}.", "Give a number " + ("of at least 0." if zero_allowed else "above 0.")
+        )
+
+
+@dataclass(frozen=True)
+class MountConfig:
+    """A sensor's id and mounting pose in the ego frame."""
+
+    id: str = ""
+    x: float = 0.0
+    y: float = 0.0
+    z: float = 0.0
+    roll: float = 0.0
+    pitch: float = 0.0
+    yaw: float = 0.0
+
+
+@dataclass(frozen=True)
+class CameraConfig(MountConfig):
+    """An RGB camera; `fov` is horizontal, in degrees."""
+
+    id: str = "front"
+    x: float = 1.3
+    z: float = 1.7
+    width: int = 512
+    height: int = 256
+    fov: float = 80.0
+
+    def __post_init__(self) -> None:
+        _positive(f"rig camera {self.id!r}: width", self.width)
+        _positive(f"rig camera {self.id!r}: height", self.height)
+        if not 1.0 <= self.fov < 179.0:
+            raise ConfigError(f"rig camera {self.id!r}: fov is {self.fov}.", "Give degrees in [1, 179).")
+
+
+@dataclass(frozen=True)
+class LidarConfig(MountConfig):
+    """A LiDAR; everything beyond its pose is fixed by the leaderboard."""
+
+    id: str = "lidar"
+    z: float = 2.4
+
+
+@dataclass(frozen=True)
+class RigConfig:
+    """The sensors the agent asks the leaderboard for.
+
+    Attributes:
+        cameras: RGB cameras.
+        planning_camera: id of the camera that perception sees.
+        lidar: None for a rig without one.
+        imu: id and pose.
+        gnss: id and pose; the localiser removes the lever arm.
+        speedometer: sensor id.
+    """
+
+    cameras: list[CameraConfig] = field(default_factory=lambda: [CameraConfig()])
+    planning_camera: str = "front"
+    lidar: LidarConfig | None = field(default_factory=LidarConfig)
+    imu: MountConfig = field(default_factory=lambda: MountConfig(id="imu"))
+    gnss: MountConfig = field(default_factory=lambda: MountConfig(id="gnss"))
+    speedometer: str = "speed"
+
+    def __post_init__(self) -> None:
+        ids = [camera.id for camera in self.cameras]
+        if self.planning_camera not in ids:
+            raise ConfigError(
+                f"rig.planning_camera is {self.planning_camera!r}, no camera of the rig.",
+                did_you_mean(self.planning_camera, ids),
+            )
+
+
+@dataclass(frozen=True)
+class PerceptionConfig:
+    """Which feature extractor runs before the planner.
+
+    Attributes:
+        kind: "compact" (ships trained) or "vlm" (a Hugging Face vision-language model; extra `vlm`).
+        checkpoint: folder or shipped name; empty: the one beside the planner's checkpoint.
+        model: model name or folder for kind "vlm".
+        zero_tokens: ablation: VL, reasoning and observation tokens are zeroed before the planner sees them.
+    """
+
+    kind: str = "compact"
+    checkpoint: str = ""
+    model: str = ""
+    zero_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("perception.kind", self.kind, PERCEPTION_KINDS)
+        if self.kind == "vlm" and not self.model:
+            raise ConfigError(
+                "perception.kind is 'vlm' and perception.model is empty.",
+                "Name a Hugging Face model or a local folder, for example Qwen/Qwen3-VL-4B-Instruct.",
+            )
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Which planner drives, and how it is run.
+
+    Attributes:
+        kind: "diffusion", or "constant_velocity" (ablation: straight on).
+        checkpoint: folder of a checkpoint, or the name of a shipped one (`planner/checkpoints/<name>`).
+        engine: name of a planner engine; "auto" takes the fastest that is exact on the device.
+        steps: denoising steps.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:<n>".
+        dtype: "auto" (the engine's choice for the device), "fp32", "bf16", "fp16".
+        seed: of the sampler's starting noise.
+        noise_scale: standard deviation of the starting noise; 1 is the diffusion's own prior.
+    """
+
+    kind: str = "diffusion"
+    checkpoint: str = "compact"
+    engine: str = "auto"
+    steps: int = 10
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    noise_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _one_of("planner.kind", self.kind, PLANNER_KINDS)
+        _one_of("planner.dtype", self.dtype, DTYPES)
+        if not self.device.startswith("cuda:"):
+            _one_of("planner.device", self.device, DEVICES)
+        if not 1 <= self.steps <= 1000:
+            raise ConfigError(f"planner.steps is {self.steps}.", "Give 1 to 1000; 10 is usual.")
+        _positive("planner.noise_scale", self.noise_scale, zero_allowed=True)
+
+
+@dataclass(frozen=True)
+class LocalizationConfig:
+    """Noise the filter expects. The defaults are the leaderboard's sensors.
+
+    Attributes:
+        gnss_sigma_m: one fix, per axis (5e-6 degrees).
+        start_sigma_m: how far from the plan's first point the ego may stand at the start.
+        scale_sigma: how far the sensor's metres may differ from the plan's, as a fraction.
+        speed_sigma_mps: speedometer.
+        compass_sigma_deg: compass.
+        gyro_sigma_dps: gyroscope.
+        rear_axle_m: distance from the actor's origin back to the rear axle (the point without side slip).
+        gate_sigma: fixes further than this many standard deviations off are outliers.
+    """
+
+    gnss_sigma_m: float = 0.56
+    start_sigma_m: float = 0.3
+    scale_sigma: float = 0.0015
+    speed_sigma_mps: float = 0.1
+    compass_sigma_deg: float = 0.3
+    gyro_sigma_dps: float = 0.3
+    rear_axle_m: float = 1.4
+    gate_sigma: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "gnss_sigma_m",
+            "start_sigma_m",
+            "scale_sigma",
+            "speed_sigma_mps",
+            "compass_sigma_deg",
+            "gyro_sigma_dps",
+            "gate_sigma",
+        ):
+            _positive(f"localization.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """The trajectory follower; defaults for `vehicle.lincoln.mkz_2020`.
+
+    Attributes:
+        wheelbase_m: axle to axle.
+        rear_axle_m: actor's origin back to the rear axle.
+        max_steer_deg: wheel angle at steer = 1.
+        lookahead_s: pure pursuit's look-ahead, as driving time at the present speed.
+        lookahead_min_m: and its bounds, metres along the plan.
+        lookahead_max_m: see above.
+        steer_rate_per_s: fastest change of the steer command.
+        throttle_per_mps2: throttle for 1 m/s2.
+        throttle_per_mps: throttle to hold 1 m/s against drag (linear model).
+        throttle_base: throttle that just keeps the car rolling.
+        integral_gain: throttle per (m/s2 s) of wanted acceleration that persists.
+        integral_limit: bound of that correction.
+        brake_per_mps2: brake for 1 m/s2 of deceleration.
+        coast_mps2: deceleration with both pedals released.
+        max_throttle: bound of the throttle.
+        stop_length_m: a plan shorter than this over `stop_horizon_s` means: stand still.
+        go_length_m: from rest, a plan longer than this over `stop_horizon_s` means: go.
+        stop_horizon_s: see above.
+        hold_speed_mps: below this speed a stopping plan is held with `hold_brake`.
+        hold_brake: brake at rest.
+    """
+
+    wheelbase_m: float = 2.86
+    rear_axle_m: float = 1.4
+    max_steer_deg: float = 70.0
+    lookahead_s: float = 0.7
+    lookahead_min_m: float = 3.5
+    lookahead_max_m: float = 14.0
+    steer_rate_per_s: float = 4.0
+    throttle_per_mps2: float = 0.16
+    throttle_per_mps: float = 0.012
+    throttle_base: float = 0.12
+    integral_gain: float = 0.05
+    integral_limit: float = 0.3
+    brake_per_mps2: float = 0.11
+    coast_mps2: float = 0.35
+    max_throttle: float = 0.85
+    stop_length_m: float = 0.5
+    go_length_m: float = 0.8
+    stop_horizon_s: float = 1.5
+    hold_speed_mps: float = 0.3
+    hold_brake: float = 0.7
+
+    def __post_init__(self) -> None:
+        for name in ("wheelbase_m", "max_steer_deg", "lookahead_s", "lookahead_min_m", "steer_rate_per_s"):
+            _positive(f"control.{name}", getattr(self, name))
+        if self.lookahead_max_m < self.lookahead_min_m:
+            raise ConfigError("control.lookahead_max_m is below control.lookahead_min_m.", "Swap them.")
+        if self.go_length_m < self.stop_length_m:
+            raise ConfigError("control.go_length_m is below control.stop_length_m.", "Give at least as much.")
+
+
+@dataclass(frozen=True)
+class LadderConfig:
+    """What happens when a stage fails: bounded, counted steps down, then an error.
+
+    Attributes:
+        stale_ticks: ticks in a row that may be planned on the last camera picture's features.
+        previous_plan_ticks: ticks in a row that may be driven on the last good plan, shifted.
+        max_failures: planner failures in a row after which the route is ended with an error.
+    """
+
+    stale_ticks: int = 10
+    previous_plan_ticks: int = 6
+    max_failures: int = 100
+
+    def __post_init__(self) -> None:
+        _positive("ladder.stale_ticks", self.stale_ticks, zero_allowed=True)
+        _positive("ladder.previous_plan_ticks", self.previous_plan_ticks, zero_allowed=True)
+        _positive("ladder.max_failures", self.max_failures)
+
+
+@dataclass(frozen=True)
+class TickLogConfig:
+    """Where the per-tick log goes.
+
+    Attributes:
+        enabled: write one.
+        dir: folder; empty: `$SAVE_PATH` where set, else no log is written. One file per route.
+        file: file name; empty: `ticks.jsonl`, or `<save name>.ticks.jsonl` where the leaderboard gives
+            a save name.
+    """
+
+    enabled: bool = True
+    dir: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The whole agent.
+
+    Attributes:
+        track: the leaderboard track it enters.
+        rig: sensors.
+        perception: feature extractor.
+        planner: planner and engine.
+        localization: filter.
+        control: trajectory follower.
+        ladder: what happens on failures.
+        tick_log: where ticks are logged.
+        threads: torch threads; 0 leaves torch's own choice.
+    """
+
+    track: str = "SENSORS"
+    rig: RigConfig = field(default_factory=RigConfig)
+    perception: PerceptionConfig = field(default_factory=PerceptionConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    localization: LocalizationConfig = field(default_factory=LocalizationConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
+    ladder: LadderConfig = field(default_factory=LadderConfig)
+    tick_log: TickLogConfig = field(default_factory=TickLogConfig)
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("track", self.track, ("SENSORS", "SENSORS_QUALIFIER"))
+        _positive("threads", self.threads, zero_allowed=True)
+
+
+def default_config_path() -> Path:
+    """The shipped `configs/agent.yaml`."""
+    import tickdrive.configs
+
+    return Path(next(iter(tickdrive.configs.__path__))) / "agent.yaml"
+
+
+def load_agent_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> AgentConfig:
+    """Read an agent configuration.
+
+    Args:
+        path: YAML file; None or empty for the shipped one.
+        overrides: ``key=value`` strings, for example ``planner.steps=5``.
+
+    Raises:
+        ConfigError: names the file and the key that is wrong.
+    """
+    source = Path(path) if path else default_config_path()
+    try:
+        return load_config(AgentConfig, source, overrides)
+    except ConfigError as error:
+        if str(source) in error.what:
+            raise
+        raise ConfigError(f"{source}: {error.what}", error.mend) from error
