@@ -1,0 +1,61 @@
+"""Driving slower than the traffic. After scenario_runner `atomic_criteria.py`, `MinimumSpeedRouteTest`."""
+
+from __future__ import annotations
+
+from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, EventKind, RouteLine
+
+
+class MinimumSpeed(Criterion):
+    """On each of four parts of the route, the ego's mean speed against the background traffic's."""
+
+    name = "MinSpeedTest"
+    unit = "%"
+    WINDOW = 2
+    CHECKPOINTS = 4
+    LAST_PART = 0.95  # a route ends at about 99 %, so its last part is judged from here on
+
+    def __init__(self, line: RouteLine) -> None:
+        super().__init__()
+        self._line = line
+        self._part_m = line.length_m / self.CHECKPOINTS
+        self._index = 0
+        self._part_start_m = 0.0
+        self._percents: list[float] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._ego_sum = self._traffic_sum = 0.0
+        self._samples = 0
+
+    def update(self, tick: EgoTick) -> None:
+        """Close the part when it is driven, and take this tick's speeds."""
+        self._index = self._line.advance(self._index, tick.location, self.WINDOW)
+        travelled_m = self._line.travelled_m[self._index]
+        if travelled_m - self._part_start_m > self._part_m:
+            self._judge(tick)
+            self._part_start_m = travelled_m
+            self._reset()
+        if tick.traffic_speeds_mps:
+            self._traffic_sum += sum(tick.traffic_speeds_mps) / len(tick.traffic_speeds_mps)
+            self._ego_sum += tick.speed_mps
+            self._samples += 1
+
+    def finish(self, tick: EgoTick) -> None:
+        """Judge the last part where the route was (nearly) driven to its end."""
+        if self._line.travelled_m[self._index] > self.LAST_PART * self._line.length_m:
+            self._judge(tick)
+
+    @property
+    def value(self) -> float:
+        """Mean percentage over the parts judged."""
+        return round(sum(self._percents) / len(self._percents), 2) if self._percents else 100.0
+
+    def _judge(self, tick: EgoTick) -> None:
+        percent = 100.0
+        if self._samples and self._traffic_sum:
+            percent = round(100.0 * self._ego_sum / self._traffic_sum, 2)
+        self._percents.append(percent)
+        if percent < 100.0:
+            message = f"Average speed is {percent}% of the surrounding traffic's one"
+            event = Event(EventKind.MIN_SPEED, tick.frame, tick.sim_s, message, percent=percent)
+            self._events.append(event)
