@@ -6,6 +6,7 @@ how well the routes can be driven at all, and its plans are what the planner is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import carla
@@ -15,7 +16,6 @@ from tickdrive.agents.control import TrajectoryFollower
 from tickdrive.agents.expert import Expert, ExpertPlan
 from tickdrive.agents.expert_scene import find_stop_lines, read_scene
 from tickdrive.leaderboard.autonomous_agent import AutonomousAgent, Track
-from tickdrive.leaderboard.route_planner import RoutePlanner
 from tickdrive.planner.errors import ServerError
 
 _TICK_S = 0.05
@@ -33,6 +33,15 @@ class ExpertAgent(AutonomousAgent):
         super().__init__(carla_host, carla_port, debug)
         self._address = (carla_host, int(carla_port))
         self.plan: ExpertPlan | None = None
+
+    def set_global_plan(
+        self,
+        global_plan_gps: Sequence[tuple[dict[str, float], Any]],
+        global_plan_world_coord: Sequence[tuple[carla.Transform, Any]],
+    ) -> None:
+        """Keep the dense route too: the expert is privileged, the agent under test is not."""
+        super().set_global_plan(global_plan_gps, global_plan_world_coord)
+        self._dense_route = [transform.location for transform, _ in global_plan_world_coord]
 
     def setup(self, path_to_conf_file: str) -> None:
         """Prepare for a route; the expert has no configuration file."""
@@ -73,10 +82,7 @@ class ExpertAgent(AutonomousAgent):
                 "The expert drives the ego that the evaluator spawns: run it through an evaluation.",
             )
         self._ego = heroes[0]
-        sparse = [transform.location for transform, _ in self._global_plan_world_coord]
-        dense = RoutePlanner(self._world.get_map()).trace(sparse)
-        xy = np.array([(p.transform.location.x, p.transform.location.y) for p in dense])
-        expert = Expert(xy, ())
+        expert = Expert(np.array([(place.x, place.y) for place in self._dense_route]), ())
         expert.stop_lines = find_stop_lines(self._world, expert.xy, expert.yaw, expert.s)
         self._expert = expert
 
