@@ -169,7 +169,9 @@ class LocalizationConfig:
         speed_sigma_mps: speedometer.
         compass_sigma_deg: compass.
         gyro_sigma_dps: gyroscope.
-        rear_axle_m: distance from the actor's origin back to the rear axle (the point without side slip).
+        rear_axle_m: distance from the actor's origin back to the rear axle.
+        slip_s2pm: the rear tyres' slip angle per m/s2 of lateral acceleration [rad s2/m], to start from.
+        slip_sigma_s2pm: how far it may differ; it is estimated on the way.
         gate_sigma: fixes further than this many standard deviations off are outliers.
     """
 
@@ -180,6 +182,8 @@ class LocalizationConfig:
     compass_sigma_deg: float = 0.3
     gyro_sigma_dps: float = 0.3
     rear_axle_m: float = 1.4
+    slip_s2pm: float = 0.012
+    slip_sigma_s2pm: float = 0.006
     gate_sigma: float = 5.0
 
     def __post_init__(self) -> None:
@@ -187,6 +191,7 @@ class LocalizationConfig:
             "gnss_sigma_m",
             "start_sigma_m",
             "scale_sigma",
+            "slip_sigma_s2pm",
             "speed_sigma_mps",
             "compass_sigma_deg",
             "gyro_sigma_dps",
@@ -202,12 +207,13 @@ class ControlConfig:
     Attributes:
         wheelbase_m: axle to axle.
         rear_axle_m: actor's origin back to the rear axle.
-        max_steer_deg: wheel angle at steer = 1.
+        max_steer_deg: effective wheel angle at steer = 1 (mean of both wheels, tyre slip included).
         lookahead_s: pure pursuit's look-ahead, as driving time at the present speed.
         lookahead_min_m: and its bounds, metres along the plan.
         lookahead_max_m: see above.
         steer_rate_per_s: fastest change of the steer command.
-        throttle_per_mps2: throttle for 1 m/s2.
+        throttle_per_mps2: throttle for 1 m/s2 at rest.
+        throttle_per_mps2_per_mps: what it grows by with each m/s (higher gears push less).
         throttle_per_mps: throttle to hold 1 m/s against drag (linear model).
         throttle_base: throttle that just keeps the car rolling.
         integral_gain: throttle per (m/s2 s) of wanted acceleration that persists.
@@ -224,18 +230,19 @@ class ControlConfig:
 
     wheelbase_m: float = 2.86
     rear_axle_m: float = 1.4
-    max_steer_deg: float = 70.0
-    lookahead_s: float = 0.7
-    lookahead_min_m: float = 3.5
+    max_steer_deg: float = 36.0
+    lookahead_s: float = 0.75
+    lookahead_min_m: float = 3.0
     lookahead_max_m: float = 14.0
     steer_rate_per_s: float = 4.0
     throttle_per_mps2: float = 0.16
+    throttle_per_mps2_per_mps: float = 0.01
     throttle_per_mps: float = 0.012
-    throttle_base: float = 0.12
+    throttle_base: float = 0.05
     integral_gain: float = 0.05
     integral_limit: float = 0.3
-    brake_per_mps2: float = 0.11
-    coast_mps2: float = 0.35
+    brake_per_mps2: float = 0.115
+    coast_mps2: float = 0.45
     max_throttle: float = 0.85
     stop_length_m: float = 0.5
     go_length_m: float = 0.8
@@ -264,7 +271,7 @@ class LadderConfig:
 
     stale_ticks: int = 10
     previous_plan_ticks: int = 6
-    max_failures: int = 100
+    max_failures: int = 40
 
     def __post_init__(self) -> None:
         _positive("ladder.stale_ticks", self.stale_ticks, zero_allowed=True)

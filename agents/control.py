@@ -77,7 +77,9 @@ class TrajectoryFollower:
             return Control(throttle=0.0, steer=self._steer, brake=self._config.hold_brake)
         acceleration = self._wanted_acceleration(plan, arc, times, speed_mps)
         throttle, brake = self._pedals(acceleration, speed_mps, delta_s)
-        steer = self._wheel(path, arc, speed_mps, delta_s)
+        curve = _smooth(path)
+        curve_arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(curve, axis=0).T))])
+        steer = self._wheel(curve, curve_arc, speed_mps, delta_s)
         return Control(throttle=throttle, steer=steer, brake=brake)
 
     def _stand_still(self, arc: np.ndarray, times: np.ndarray, speed: float) -> bool:
@@ -109,7 +111,7 @@ class TrajectoryFollower:
         # a plan that ends within reach: brake as the remaining way demands, v^2 / 2d
         end = float(arc[-1])
         if float(arc[-1] - arc[-2]) < 0.25 * (times[-1] - times[-2]) and speed > 0.3:
-            acceleration = min(acceleration, -speed * speed / (2.0 * max(end, 0.3)))
+            acceleration = min(acceleration, -speed * speed / (2.0 * max(end - 0.3, 0.3)))
         return float(np.clip(acceleration, -8.0, 4.0))
 
     def _pedals(self, acceleration: float, speed: float, delta_s: float) -> tuple[float, float]:
@@ -122,12 +124,12 @@ class TrajectoryFollower:
         self._braking = acceleration < threshold
         if self._braking:
             return 0.0, float(
-                np.clip((-acceleration - 0.5 * config.coast_mps2) * config.brake_per_mps2, 0.0, 1.0)
+                np.clip((-acceleration - 0.8 * config.coast_mps2) * config.brake_per_mps2, 0.0, 1.0)
             )
         throttle = (
             config.throttle_base
             + config.throttle_per_mps * speed
-            + config.throttle_per_mps2 * acceleration
+            + (config.throttle_per_mps2 + config.throttle_per_mps2_per_mps * speed) * acceleration
             + self._integral
         )
         return float(np.clip(throttle, 0.0, config.max_throttle)), 0.0
@@ -146,6 +148,23 @@ class TrajectoryFollower:
         step = config.steer_rate_per_s * delta_s
         self._steer += float(np.clip(wanted - self._steer, -step, step))
         return self._steer
+
+
+def _smooth(path: np.ndarray, pieces: int = 4) -> np.ndarray:
+    """Cubic Hermite curve through the waypoints (Catmull-Rom in time).
+
+    Waypoints of a turn lie metres apart: aiming at the straight line between them cuts it.
+    """
+    tangent = np.empty_like(path)
+    tangent[1:-1] = 0.5 * (path[2:] - path[:-2])
+    tangent[0] = 1.5 * (path[1] - path[0]) - 0.5 * tangent[1]
+    tangent[-1] = 1.5 * (path[-1] - path[-2]) - 0.5 * tangent[-2]
+    u = (np.arange(pieces) / pieces)[:, None]
+    h00, h10 = 2 * u**3 - 3 * u**2 + 1, u**3 - 2 * u**2 + u
+    h01, h11 = 3 * u**2 - 2 * u**3, u**3 - u**2
+    p0, p1, m0, m1 = path[:-1, None], path[1:, None], tangent[:-1, None], tangent[1:, None]
+    curve = (h00 * p0 + h10 * m0 + h01 * p1 + h11 * m1).reshape(-1, 2)
+    return np.vstack([curve, path[-1:]])
 
 
 def _point_at(path: np.ndarray, arc: np.ndarray, length_m: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Where the ego is: GNSS, IMU and speedometer, fused by an extended Kalman filter.
 
-State: x, y [m, world], yaw [rad], and the scale of the GNSS sensor against the plan's projection along x and
-y. Speed and yaw rate drive the prediction; fixes and the compass correct it.
+State: x, y [m, world], yaw [rad], the scale of the GNSS sensor against the plan's projection along x and y, and
+the slip of the rear tyres [rad s2/m], which tells how the origin swings in a turn. Speed and yaw rate drive the prediction; fixes and the compass correct it.
 
 Servers and evaluators disagree on what a GNSS sensor gives: latitude may grow with y or against it, and the
 metres may carry a Mercator scale of 0.9996 or the ellipsoid's. The plan says what the *evaluator* thinks
@@ -35,7 +35,7 @@ from tickdrive.leaderboard.simulator.geometry import wrap_deg
 
 _LOGGER = logging.getLogger(__name__)
 
-_X, _Y, _YAW, _KX, _KY = range(5)
+_X, _Y, _YAW, _KX, _KY, _SLIP = range(6)
 _PLAN_SIGN_LOG_PRIOR = 0.5
 _SETTLED_LOG_ODDS = 12.0
 _MAX_PENALTY = 12.5
@@ -84,13 +84,21 @@ class _Hypothesis:
         self.pivot = pivot
         self.pivot_z = pivot_z
         self.rejected = 0
-        self.state = np.array([start_xy[0], start_xy[1], start_yaw_rad, 1.0, 1.0])
+        self.rear_axle_m = config.rear_axle_m
+        self.state = np.array([start_xy[0], start_xy[1], start_yaw_rad, 1.0, 1.0, config.slip_s2pm])
         sigma = [config.start_sigma_m] * 2 + [math.radians(20.0)] + [config.scale_sigma] * 2
+        sigma += [config.slip_sigma_s2pm]
         self.covariance = np.diag(np.square(sigma))
 
-    def predict(self, dt: float, speed: float, lateral: float, yaw_rate: float, q: np.ndarray) -> None:
-        """Motion by dt: velocity (speed, lateral) in the ego frame, at the yaw halfway through the step."""
+    def predict(self, dt: float, speed: float, yaw_rate: float, q: np.ndarray) -> None:
+        """Motion by dt, at the yaw halfway through the step.
+
+        Single-track model: the rear axle moves sideways only by its tyres' slip, speed * slip * (speed * yaw
+        rate), and the origin, ahead of it, swings out of the turn.
+        """
         state = self.state
+        turn = yaw_rate * min(1.0, abs(speed))
+        lateral = (self.rear_axle_m - state[_SLIP] * speed * speed) * turn
         middle = state[_YAW] + 0.5 * yaw_rate * dt
         cos, sin = math.cos(middle), math.sin(middle)
         dx = (speed * cos - lateral * sin) * dt
@@ -98,8 +106,10 @@ class _Hypothesis:
         state[_X] += dx
         state[_Y] += dy
         state[_YAW] = _wrap(state[_YAW] + yaw_rate * dt)
-        jacobian = np.eye(5)
+        jacobian = np.eye(6)
         jacobian[_X, _YAW], jacobian[_Y, _YAW] = -dy, dx
+        swing = speed * speed * turn * dt
+        jacobian[_X, _SLIP], jacobian[_Y, _SLIP] = swing * sin, -swing * cos
         p = jacobian @ self.covariance @ jacobian.T
         # q: along, across, yaw (variances of this step)
         along, across = q[0], q[1]
@@ -124,7 +134,7 @@ class _Hypothesis:
         offset = self.state[:2] + arm - self.pivot
         kx, ky = self.state[_KX], self.sign * self.state[_KY]
         innovation = z - (self.pivot_z + np.array([kx * offset[0], ky * offset[1]]))
-        h = np.zeros((2, 5))
+        h = np.zeros((2, 6))
         h[0, _X], h[1, _Y] = kx, ky
         h[0, _KX], h[1, _KY] = offset[0], self.sign * offset[1]
         h[0, _YAW], h[1, _YAW] = -kx * arm[1], ky * arm[0]
@@ -260,8 +270,6 @@ class Localizer:
         config = self._config
         mean_speed = 0.5 * (self._speed + speed)
         mean_yaw_rate = 0.5 * (self._yaw_rate + yaw_rate)
-        # the rear axle does not slip sideways, so the origin, ahead of it, swings out
-        lateral = config.rear_axle_m * mean_yaw_rate * min(1.0, abs(mean_speed))
         speed_sigma = (
             config.speed_sigma_mps if observation.speed_mps is not None else _MISSING_SPEED_SIGMA_MPS
         )
@@ -269,10 +277,10 @@ class Localizer:
         still = observation.speed_mps is not None and abs(mean_speed) < 0.02
         floor = 0.0 if still else _POSITION_NOISE_MPS**2 * dt
         along = floor + (0.0 if still else (speed_sigma * dt) ** 2)
-        across = floor + (0.03 * mean_speed * dt) ** 2 + (0.3 * lateral * dt) ** 2
+        across = floor + (0.03 * mean_speed * dt) ** 2 + (0.15 * mean_yaw_rate * dt) ** 2
         q = np.array([along, across, (math.radians(gyro_sigma) * dt) ** 2 + 1e-10])
         for hypothesis in self._hypotheses:
-            hypothesis.predict(dt, mean_speed, lateral, mean_yaw_rate, q)
+            hypothesis.predict(dt, mean_speed, mean_yaw_rate, q)
 
     def _fix(self, fix: np.ndarray) -> bool:
         variance = self._config.gnss_sigma_m**2

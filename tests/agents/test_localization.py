@@ -40,6 +40,7 @@ class Drive:
     frame: int = 0
     v: float = 0.0
     lever: tuple = (0.0, 0.0)
+    slip: float = 0.012
 
     def __post_init__(self):
         self.rng = np.random.default_rng(self.seed)
@@ -47,7 +48,7 @@ class Drive:
     def step(self, speed, yaw_rate=0.0):
         middle = self.yaw + 0.5 * yaw_rate * DT
         mean = 0.5 * (self.v + speed)
-        lateral = REAR_AXLE * yaw_rate
+        lateral = (REAR_AXLE - self.slip * mean * mean) * yaw_rate
         self.x += (mean * math.cos(middle) - lateral * math.sin(middle)) * DT
         self.y += (mean * math.sin(middle) + lateral * math.cos(middle)) * DT
         self.yaw += yaw_rate * DT
@@ -147,6 +148,15 @@ def test_start_near_y_zero(y_sign):
     assert errors[:, 0].max() < 2.0
     assert errors[200:, 0].max() < 0.5
     assert localizer.calibration.y_sign == (1 if y_sign < 0 else -1)
+
+
+@pytest.mark.parametrize("slip", [0.0, 0.006, 0.018])
+def test_other_tyres_are_learned(slip):
+    car = Drive(100.0, 40.0, slip=slip)
+    localizer = Localizer(plan_projection(PLAN), np.array(PLAN[0]), 0.0)
+    errors = drive(car, localizer, 1600, turn=turning, speed=10.0)
+    assert errors[:, 0].max() < 1.0
+    assert errors[1000:, 0].max() < 0.5
 
 
 def test_start_beside_the_plan_is_found():
