@@ -32,10 +32,11 @@ _TAGS = {
     "motorcycle": Tag.MOTORCYCLE,
     "bicycle": Tag.BICYCLE,
 }
-# CARLA serves 70 degrees for most cars, yet they turn as if the inner wheel reached 45: the ego model that
-# "World on Rails" (dotchen/WorldOnRails, `EgoModel`) identified from drives in CARLA, with a curvature of
-# 0.27 / m at full lock and 0.14 / m at half, is met within 7 % so. The angle served is the one simulated.
-_MAX_STEER_DEG = 45.0
+# CARLA serves 70 degrees for most cars, yet they turn as if the inner wheel reached 48: that meets, within 20 %
+# at up to 10 m/s and half lock, the ego model that "World on Rails" (dotchen/WorldOnRails, `EgoModel`)
+# identified from drives in CARLA (curvature 0.27 / m at full lock), and gives the mkz a turning circle of
+# 10 m. The angle served is the one simulated.
+_MAX_STEER_DEG = 48.0
 _FULL_BRAKE_MPS2 = 8.7
 _PAINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "any": (
@@ -57,47 +58,47 @@ _PAINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
 # half sizes x y z, centre of the box above the ground point x y z [m], mass [kg], wheelbase [m],
 # peak torque [N m], wheel radius [m], generation, (D)oors open and (L)ights, base type, special type, paints
 _TABLE = """
-audi.a2                   1.853 0.894 0.775  0.00  0.00 0.782   895 2.405  123 0.33 1 -  car - any
+audi.a2                   1.853 0.894 0.775  0.00  0.00 0.782   895 2.405  140 0.33 1 -  car - any
 audi.etron                2.428 1.016 0.825  0.00  0.00 0.821  2490 2.928  480 0.37 1 -  car electric any
 audi.tt                   2.091 0.997 0.693  0.00  0.00 0.693  1335 2.468  230 0.33 1 -  car - any
-bmw.grandtourer           2.306 1.121 0.834  0.00  0.00 0.765  1470 2.780  210 0.33 1 -  car - any
-chevrolet.impala          2.679 1.017 0.705  0.00  0.00 0.701  1680 2.837  240 0.33 1 L  car - any
-citroen.c3                1.994 0.925 0.809  0.00  0.00 0.762  1050 2.466  145 0.33 1 -  car - any
+bmw.grandtourer           2.306 1.121 0.834  0.00  0.00 0.765  1470 2.780  235 0.33 1 -  car - any
+chevrolet.impala          2.679 1.017 0.705  0.00  0.00 0.701  1680 2.837  270 0.33 1 L  car - any
+citroen.c3                1.994 0.925 0.809  0.00  0.00 0.762  1050 2.466  165 0.33 1 -  car - any
 dodge.charger_2020        2.504 0.941 0.767 -0.01  0.00 0.766  1910 3.052  320 0.36 2 DL car - any
 dodge.charger_police      2.487 1.019 0.771  0.02  0.00 0.793  1910 3.052  320 0.36 1 L  car emergency any
 dodge.charger_police_2020 2.619 0.965 0.819  0.11  0.00 0.817  1910 3.052  320 0.36 2 DL car emergency any
-ford.crown                2.683 0.900 0.787  0.18  0.00 0.768  1880 2.913  260 0.33 2 DL car taxi yellow
+ford.crown                2.683 0.900 0.787  0.18  0.00 0.768  1880 2.913  295 0.33 2 DL car taxi yellow
 ford.mustang              2.359 0.947 0.650  0.03  0.00 0.650  1220 2.743  230 0.33 1 L  car - any
-jeep.wrangler_rubicon     1.933 0.953 0.939  0.00  0.00 0.932  1860 2.424  270 0.40 1 -  car - any
-lincoln.mkz_2017          2.451 1.064 0.755  0.00  0.00 0.719  1770 2.850  245 0.35 1 L  car - any
-lincoln.mkz_2020          2.446 0.918 0.745 -0.01  0.00 0.749  1770 2.850  245 0.35 2 DL car - any
-mercedes.coupe            2.513 1.076 0.825  0.00  0.00 0.667  1700 2.760  260 0.33 1 L  car - any
-mercedes.coupe_2020       2.337 0.906 0.721  0.00  0.00 0.720  1670 2.840  250 0.33 2 DL car - any
+jeep.wrangler_rubicon     1.933 0.953 0.939  0.00  0.00 0.932  1860 2.424  300 0.40 1 -  car - any
+lincoln.mkz_2017          2.451 1.064 0.755  0.00  0.00 0.719  1770 2.850  280 0.35 1 L  car - any
+lincoln.mkz_2020          2.446 0.918 0.745 -0.01  0.00 0.749  1770 2.850  280 0.35 2 DL car - any
+mercedes.coupe            2.513 1.076 0.825  0.00  0.00 0.667  1700 2.760  290 0.33 1 L  car - any
+mercedes.coupe_2020       2.337 0.906 0.721  0.00  0.00 0.720  1670 2.840  285 0.33 2 DL car - any
 micro.microlino           1.104 0.740 0.688  0.00  0.00 0.677   535 1.550   70 0.27 1 -  car electric any
-mini.cooper_s             1.903 0.985 0.738  0.00  0.00 0.693  1140 2.467  165 0.33 1 -  car - any
-mini.cooper_s_2021        2.276 1.049 0.884 -0.03  0.00 0.891  1320 2.567  190 0.33 2 DL car - any
-nissan.micra              1.817 0.923 0.751  0.00  0.00 0.781  1010 2.450  135 0.33 1 -  car - any
-nissan.patrol             2.302 0.966 0.927 -0.06  0.00 0.935  2150 2.650  300 0.39 1 -  car - any
-nissan.patrol_2021        2.783 1.075 1.023  0.03  0.00 1.017  2730 3.075  400 0.40 2 DL car - any
-seat.leon                 2.096 0.908 0.737  0.00  0.00 0.740  1280 2.636  185 0.33 1 -  car - any
+mini.cooper_s             1.903 0.985 0.738  0.00  0.00 0.693  1140 2.467  190 0.33 1 -  car - any
+mini.cooper_s_2021        2.276 1.049 0.884 -0.03  0.00 0.891  1320 2.567  220 0.33 2 DL car - any
+nissan.micra              1.817 0.923 0.751  0.00  0.00 0.781  1010 2.450  155 0.33 1 -  car - any
+nissan.patrol             2.302 0.966 0.927 -0.06  0.00 0.935  2150 2.650  350 0.39 1 -  car - any
+nissan.patrol_2021        2.783 1.075 1.023  0.03  0.00 1.017  2730 3.075  450 0.40 2 DL car - any
+seat.leon                 2.096 0.908 0.737  0.00  0.00 0.740  1280 2.636  210 0.33 1 -  car - any
 tesla.model3              2.396 1.082 0.744  0.03  0.00 0.736  1750 2.875  330 0.35 1 L  car electric any
-toyota.prius              2.257 1.003 0.762  0.00  0.00 0.724  1380 2.700  180 0.33 1 -  car electric any
-carlamotors.carlacola     2.602 1.313 1.234  0.00  0.00 1.234  5500 3.360  750 0.45 1 -  truck - red
-carlamotors.european_hgv  3.968 1.446 1.731  0.01  0.01 1.731  9000 4.600 1250 0.50 2 DL truck - white
-carlamotors.firetruck     4.234 1.446 1.914 -0.25  0.01 1.913 13000 4.800 1700 0.50 2 DL truck emergency red
+toyota.prius              2.257 1.003 0.762  0.00  0.00 0.724  1380 2.700  210 0.33 1 -  car electric any
+carlamotors.carlacola     2.602 1.313 1.234  0.00  0.00 1.234  5500 3.360  600 0.45 1 -  truck - red
+carlamotors.european_hgv  3.968 1.446 1.731  0.01  0.01 1.731  9000 4.600  900 0.50 2 DL truck - white
+carlamotors.firetruck     4.234 1.446 1.914 -0.25  0.01 1.913 13000 4.800 1200 0.50 2 DL truck emergency red
 tesla.cybertruck          3.137 1.195 1.049  0.00  0.00 1.049  2990 3.635  560 0.43 1 L  truck electric any
 ford.ambulance            3.183 1.176 1.216 -0.29  0.00 1.216  3600 3.505  440 0.38 2 DL van emergency white
 mercedes.sprinter         2.958 0.994 1.280 -0.01  0.00 1.288  2300 3.665  290 0.36 2 DL van - any
 volkswagen.t2             2.240 1.035 1.019  0.00  0.00 1.014  1300 2.400  150 0.33 1 -  van - any
 volkswagen.t2_2021        2.221 0.887 0.994  0.12  0.00 0.991  1300 2.400  150 0.33 2 DL van - any
-mitsubishi.fusorosa       5.136 1.972 2.126 -0.45 -0.12 2.127  6500 4.990  850 0.48 2 L  bus - white
+mitsubishi.fusorosa       5.136 1.972 2.126 -0.45 -0.12 2.127  6500 4.990  650 0.48 2 L  bus - white
 harley-davidson.low_rider 1.175 0.383 0.825  0.00  0.00 0.825   380 1.630   75 0.33 1 L  motorcycle - any
 kawasaki.ninja            1.022 0.398 0.762  0.00  0.00 0.769   280 1.410   75 0.31 1 L  motorcycle - any
 vespa.zx125               0.909 0.433 0.795  0.01  0.00 0.795   190 1.280   22 0.24 1 L  motorcycle - any
 yamaha.yzf                1.095 0.433 0.765  0.00  0.00 0.775   280 1.400   75 0.31 1 L  motorcycle - any
-bh.crossbike              0.755 0.433 0.806  0.00  0.00 0.808    90 1.060    5 0.33 1 -  bicycle - any
-diamondback.century       0.828 0.291 0.810  0.00  0.00 0.816    85 1.000    5 0.33 1 -  bicycle - any
-gazelle.omafiets          0.922 0.330 0.888 -0.01  0.00 0.895    95 1.130    5 0.35 1 -  bicycle - any
+bh.crossbike              0.755 0.433 0.806  0.00  0.00 0.808    90 1.060    4 0.33 1 -  bicycle - any
+diamondback.century       0.828 0.291 0.810  0.00  0.00 0.816    85 1.000    4 0.33 1 -  bicycle - any
+gazelle.omafiets          0.922 0.330 0.888 -0.01  0.00 0.895    95 1.130    4 0.35 1 -  bicycle - any
 """
 
 
