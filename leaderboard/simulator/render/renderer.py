@@ -1,0 +1,449 @@
+"""Draws a town and its actors: cameras by rasteriser, LiDAR and single rays by Embree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from tickdrive.leaderboard.simulator.geometry import Pose, rotation_matrix
+from tickdrive.leaderboard.simulator.interfaces import (
+    CameraSpec,
+    DrawnActor,
+    LidarSpec,
+    LidarSweep,
+    LightColour,
+    Tag,
+    Weather,
+)
+from tickdrive.leaderboard.simulator.render import lidar, shading
+from tickdrive.leaderboard.simulator.render.embree import TraceWorld
+from tickdrive.leaderboard.simulator.render.lighting import Lighting, lighting_of, tone_table, weather_key
+from tickdrive.leaderboard.simulator.render.models import ModelKey, appearance, build_model, family_of, model_key
+from tickdrive.leaderboard.simulator.render.raster import rasterise
+from tickdrive.leaderboard.simulator.render.slots import Slot
+from tickdrive.leaderboard.simulator.scene.build import TownScene
+from tickdrive.leaderboard.simulator.scene.mesh import Material, MaterialArrays, Mesh
+from tickdrive.leaderboard.simulator.scene.signals import BULB_LIT
+from tickdrive.planner.errors import SensorError, did_you_mean
+
+KINDS = ("rgb", "depth", "semantic_segmentation", "instance_segmentation")
+_CHUNK_M = 40.0
+_SLOTS = len(Slot)
+_MOST_RAYS_THROUGH = 8
+_GLOW = {LightColour.RED: (1.0, 0.10, 0.05), LightColour.YELLOW: (1.0, 0.62, 0.05), LightColour.GREEN: (0.1, 1.0, 0.5)}
+
+
+@dataclass
+class _Town:
+    """The scene's layers as one set of arrays, cut into chunks for culling."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    face_normals: np.ndarray
+    vertex_normals: np.ndarray
+    materials: np.ndarray
+    instances: np.ndarray
+    chunk_start: np.ndarray
+    chunk_end: np.ndarray
+    chunk_centre: np.ndarray
+    chunk_radius: np.ndarray
+    chunk_near: np.ndarray
+    chunk_far: np.ndarray
+
+
+def _pack_town(scene: TownScene) -> _Town:
+    vertices, faces, materials, instances, normals, vertex_normals = [], [], [], [], [], []
+    starts, ends, centres, radii, nears, fars = [], [], [], [], [], []
+    vertex_count = face_count = 0
+    for layer in scene.layers:
+        mesh = layer.mesh
+        if not len(mesh.faces):
+            continue
+        centre = mesh.vertices[mesh.faces].mean(1)
+        key = np.floor(centre[:, 0] / _CHUNK_M).astype(np.int64) * 100_003 + np.floor(centre[:, 1] / _CHUNK_M)
+        order = np.argsort(key, kind="stable")
+        _, first = np.unique(key[order], return_index=True)
+        for a, b in zip(first, np.append(first[1:], len(order)), strict=True):
+            points = mesh.vertices[mesh.faces[order[a:b]].ravel()].astype(np.float64)
+            middle = 0.5 * (points.min(0) + points.max(0))
+            centres.append(middle)
+            radii.append(float(np.linalg.norm(points - middle, axis=1).max()))
+            starts.append(face_count + int(a))
+            ends.append(face_count + int(b))
+            nears.append(layer.near_m)
+            fars.append(layer.far_m)
+        vertices.append(mesh.vertices)
+        vertex_normals.append(mesh.vertex_normals())
+        faces.append(mesh.faces[order] + vertex_count)
+        normals.append(mesh.face_normals()[order])
+        materials.append(mesh.materials[order])
+        instances.append(mesh.instances[order])
+        vertex_count += len(mesh.vertices)
+        face_count += len(mesh.faces)
+    return _Town(
+        np.ascontiguousarray(np.concatenate(vertices)), np.ascontiguousarray(np.concatenate(faces), np.int32),
+        np.concatenate(normals), np.concatenate(vertex_normals), np.concatenate(materials).astype(np.int32),
+        np.concatenate(instances), np.array(starts, np.int64), np.array(ends, np.int64), np.array(centres),
+        np.array(radii), np.array(nears), np.array(fars),
+    )  # fmt: skip
+
+
+class _Models:
+    """All actor models met so far, in one set of arrays and as Embree meshes."""
+
+    def __init__(self, world: TraceWorld) -> None:
+        self._world = world
+        self.start: dict[ModelKey, int] = {}
+        self.count: dict[ModelKey, int] = {}
+        self.radius: dict[ModelKey, float] = {}
+        self.handle: dict[ModelKey, int] = {}
+        self.vertices = np.zeros((0, 3), np.float32)
+        self.faces = np.zeros((0, 3), np.int32)
+        self.slots = np.zeros(0, np.int32)
+        self.face_normals = np.zeros((0, 3), np.float32)
+        self.vertex_normals = np.zeros((0, 3), np.float32)
+
+    def require(self, keys: Sequence[ModelKey]) -> None:
+        new = [key for key in dict.fromkeys(keys) if key not in self.start]
+        if not new:
+            return
+        meshes: list[Mesh] = [build_model(key) for key in new]
+        vertex_count, face_count = len(self.vertices), len(self.faces)
+        faces = [self.faces]
+        for key, mesh in zip(new, meshes, strict=True):
+            self.start[key], self.count[key] = face_count, len(mesh.faces)
+            self.radius[key] = float(np.linalg.norm(mesh.vertices, axis=1).max())
+            self.handle[key] = self._world.add_mesh(mesh.vertices, mesh.faces)
+            faces.append(mesh.faces + vertex_count)
+            vertex_count += len(mesh.vertices)
+            face_count += len(mesh.faces)
+        self.faces = np.ascontiguousarray(np.concatenate(faces), np.int32)
+        self.vertices = np.concatenate([self.vertices, *(m.vertices for m in meshes)])
+        self.slots = np.concatenate([self.slots, *(m.materials for m in meshes)]).astype(np.int32)
+        self.face_normals = np.concatenate([self.face_normals, *(m.face_normals() for m in meshes)])
+        self.vertex_normals = np.concatenate([self.vertex_normals, *(m.vertex_normals() for m in meshes)])
+
+
+@dataclass
+class _Drawn:
+    """The tick's actors as arrays (A,); see `raster.rasterise`."""
+
+    start: np.ndarray
+    count: np.ndarray
+    first: np.ndarray
+    radius: np.ndarray
+    matrix: np.ndarray
+    material: np.ndarray
+    actor_id: np.ndarray
+    slot_tag: np.ndarray
+    owner: np.ndarray
+
+
+class Renderer:
+    """Cameras, LiDAR and rays of one town.
+
+    Call `begin_tick` once a tick, then any of the others; they change nothing, and equal calls give equal
+    results bit for bit.
+
+    Args:
+        scene: the town.
+        threads: threads that shade an image; one is enough for the rig, and the result is the same.
+
+    Raises:
+        ServerError: Embree (package embreex) cannot be loaded.
+    """
+
+    def __init__(self, scene: TownScene, threads: int = 1) -> None:
+        self._scene = scene
+        self._town = _pack_town(scene)
+        traced = [layer.mesh for layer in scene.layers if layer.traced]
+        offsets = np.cumsum([0, *(len(m.vertices) for m in traced)])
+        traced_faces = np.concatenate([m.faces + n for m, n in zip(traced, offsets[:-1], strict=True)])
+        self._world = TraceWorld(np.concatenate([m.vertices for m in traced]), traced_faces)
+        self._table = MaterialArrays.of(scene.materials)
+        self._traced_tag = self._table.tag[np.concatenate([m.materials for m in traced])]
+        self._models = _Models(self._world)
+        self._rows_of: dict[tuple[object, ...], MaterialArrays] = {}
+        self._tone = tone_table()
+        self._lighting: Lighting | None = None
+        self._lighting_key: tuple[float, ...] | None = None
+        self._lit: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros((0, 3)),) * 3
+        self._threads = max(1, threads)
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+        self._cached: tuple[tuple[object, ...], np.ndarray, np.ndarray] | None = None
+        self._drawn = self._no_actors()
+        self.begin_tick((), {}, Weather())
+
+    def close(self) -> None:
+        """Release Embree's memory and the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._world.close()
+
+    # -- the tick --
+
+    def begin_tick(
+        self, actors: Sequence[DrawnActor], light_states: Mapping[str, LightColour], weather: Weather
+    ) -> None:
+        """Take over the state of the world that this tick's pictures show.
+
+        Args:
+            actors: everything that moves.
+            light_states: colour by `TrafficLightSpec.sign_id`; a light not named is off.
+            weather: CARLA's weather.
+        """
+        self._cached = None
+        key = weather_key(weather)
+        if key != self._lighting_key:
+            self._lighting, self._lighting_key = lighting_of(weather), key
+        self._set_lights(light_states)
+        self._set_actors(actors)
+
+    def _set_lights(self, light_states: Mapping[str, LightColour]) -> None:
+        assert self._lighting is not None
+        emission = self._table.emission
+        signals = self._scene.signals
+        for sign_id, rows in signals.rows.items():
+            state = light_states.get(sign_id, LightColour.OFF)
+            for colour, row in zip((LightColour.RED, LightColour.YELLOW, LightColour.GREEN), rows, strict=True):
+                emission[row] = BULB_LIT[colour] if state == colour else (0.0, 0.0, 0.0)
+        lamp = 3.0 * self._lighting.night
+        emission[self._scene.lamp_row] = (lamp, 0.86 * lamp, 0.62 * lamp)
+        lit = [b for b in signals.bulbs if light_states.get(b.sign_id, LightColour.OFF) == b.colour]
+        self._lit = (
+            np.array([b.position for b in lit], np.float64).reshape(-1, 3),
+            np.array([b.facing for b in lit], np.float64).reshape(-1, 3),
+            np.array([_GLOW[b.colour] for b in lit], np.float64).reshape(-1, 3),
+        )
+
+    def _set_actors(self, actors: Sequence[DrawnActor]) -> None:
+        assert self._lighting is not None
+        keys = [model_key(a.type_id, a.tag, a.box.extent, a.stride_m) for a in actors]
+        self._models.require(keys)
+        count, static_rows = len(actors), len(self._scene.materials)
+        self._reserve(static_rows + count * _SLOTS)
+        if not count:
+            self._drawn = self._no_actors()
+            self._world.set_instances([], np.zeros((0, 3, 4)))
+            return
+        models = self._models
+        faces = np.array([models.count[k] for k in keys], np.int64)
+        drawn = _Drawn(
+            np.array([models.start[k] for k in keys], np.int64),
+            faces,
+            len(self._town.faces) + np.cumsum(faces) - faces,
+            np.array([models.radius[k] for k in keys]),
+            np.stack([(a.pose.matrix() @ a.box.pose.matrix())[:3] for a in actors]),
+            static_rows + _SLOTS * np.arange(count, dtype=np.int64),
+            np.array([a.actor_id for a in actors], np.int64),
+            np.zeros((count, _SLOTS), np.uint8),
+            np.repeat(np.arange(count, dtype=np.int32), faces),
+        )
+        for k, actor in enumerate(actors):
+            rows = self._appearance(actor)
+            at = slice(static_rows + k * _SLOTS, static_rows + (k + 1) * _SLOTS)
+            for name in ("tag", "shade", "smooth", "albedo", "emission", "params"):
+                getattr(self._table, name)[at] = getattr(rows, name)
+            drawn.slot_tag[k] = rows.tag
+        self._drawn = drawn
+        self._world.set_instances([models.handle[k] for k in keys], drawn.matrix)
+
+    def _appearance(self, actor: DrawnActor) -> MaterialArrays:
+        assert self._lighting is not None
+        dark = float(self._lighting.night > 0.5)
+        key = (actor.type_id, actor.colour_rgb, actor.tag, actor.light_flags, dark)
+        rows = self._rows_of.get(key)
+        if rows is None:
+            if len(self._rows_of) > 4096:
+                self._rows_of.clear()
+            family = family_of(actor.type_id, actor.tag)
+            materials: tuple[Material, ...] = appearance(
+                family, actor.type_id, actor.colour_rgb, actor.tag, actor.light_flags, dark
+            )
+            rows = self._rows_of[key] = MaterialArrays.of(materials)
+        return rows
+
+    def _reserve(self, rows: int) -> None:
+        """Grow the material table, which keeps the town's rows in front."""
+        have = len(self._table.tag)
+        if rows <= have:
+            return
+        for name in ("tag", "shade", "smooth", "albedo", "emission", "params"):
+            old = getattr(self._table, name)
+            new = np.zeros((rows + 16 * _SLOTS, *old.shape[1:]), old.dtype)
+            new[:have] = old
+            setattr(self._table, name, new)
+
+    @staticmethod
+    def _no_actors() -> _Drawn:
+        none = np.zeros(0, np.int64)
+        return _Drawn(
+            none, none, none, np.zeros(0), np.zeros((0, 3, 4)), none, none, np.zeros((0, _SLOTS), np.uint8),
+            np.zeros(0, np.int32),
+        )  # fmt: skip
+
+    # -- cameras --
+
+    def camera(self, kind: str, spec: CameraSpec, pose: Pose) -> np.ndarray:
+        """A picture in CARLA's encoding.
+
+        Args:
+            kind: one of `KINDS`.
+            spec: the camera.
+            pose: of the sensor, world frame.
+
+        Returns:
+            (height, width, 4) uint8 BGRA, a new array.
+
+        Raises:
+            SensorError: an unknown kind, or a size or field of view that no camera has.
+        """
+        if kind not in KINDS:
+            raise SensorError(f"There is no camera of kind {kind!r}.", did_you_mean(kind, KINDS))
+        if spec.width < 1 or spec.height < 1 or not 0.0 < spec.fov_deg < 180.0:
+            raise SensorError(f"No camera can have {spec.width}x{spec.height} pixels at {spec.fov_deg} degrees.")
+        focal = 0.5 * spec.width / math.tan(math.radians(0.5 * spec.fov_deg))
+        eye = pose.location
+        axes = np.ascontiguousarray(rotation_matrix(pose.pitch, pose.yaw, pose.roll))
+        inverse_z, ids = self._rasterise(spec, pose, eye, axes, focal)
+        image = np.empty((spec.height * spec.width, 4), np.uint8)
+        if kind == "depth":
+            shading.depth_image(inverse_z, image)
+        elif kind == "rgb":
+            self._shade(spec, focal, eye, axes, inverse_z, ids, image)
+        else:
+            drawn = self._drawn
+            shading.label_image(
+                ids, self._town.materials, self._town.instances, self._models.slots, drawn.owner, drawn.start,
+                drawn.first, drawn.material, drawn.actor_id, self._table.tag, kind == "instance_segmentation", image,
+            )  # fmt: skip
+        return image.reshape(spec.height, spec.width, 4)
+
+    def _rasterise(
+        self, spec: CameraSpec, pose: Pose, eye: np.ndarray, axes: np.ndarray, focal: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        key = (spec, pose)
+        if self._cached is not None and self._cached[0] == key:
+            return self._cached[1], self._cached[2]
+        pixels = spec.width * spec.height
+        inverse_z, ids = np.empty(pixels, np.float32), np.empty(pixels, np.int32)
+        town, models, drawn = self._town, self._models, self._drawn
+        rasterise(
+            town.vertices, town.faces, town.chunk_start, town.chunk_end, town.chunk_centre, town.chunk_radius,
+            town.chunk_near, town.chunk_far, models.vertices, models.faces, drawn.start, drawn.count, drawn.first,
+            drawn.radius, drawn.matrix, eye, axes, focal, spec.width, spec.height, inverse_z, ids,
+        )  # fmt: skip
+        self._cached = (key, inverse_z, ids)
+        return inverse_z, ids
+
+    def _shade(
+        self, spec: CameraSpec, focal: float, eye: np.ndarray, axes: np.ndarray, inverse_z: np.ndarray,
+        ids: np.ndarray, image: np.ndarray,
+    ) -> None:  # fmt: skip
+        town, models, drawn, table, light = self._town, self._models, self._drawn, self._table, self._lighting
+        assert light is not None
+        shadows = bool(light.sun.max() > 0.06 and light.sun_direction[2] > 0.01)
+
+        def rows(first: int, last: int) -> None:
+            shading.shade(
+                inverse_z, ids, first, last, spec.width, spec.height, focal, eye, axes,
+                town.vertices, town.faces, town.face_normals, town.vertex_normals, town.materials,
+                models.vertices, models.faces, models.face_normals, models.vertex_normals, models.slots,
+                drawn.owner, drawn.start, drawn.first, drawn.matrix, drawn.material,
+                table.shade, table.smooth, table.albedo, table.emission, table.params,
+                light.sun_direction, light.sun, light.sky_ambient, light.ground_ambient, light.fog_per_m,
+                light.fog_start_m, light.wetness, light.night, light.sky, self._world.handle, shadows, self._tone,
+                image,
+            )  # fmt: skip
+
+        if self._pool is None:
+            rows(0, spec.height)
+        else:
+            edges = np.linspace(0, spec.height, self._threads + 1).astype(int)
+            list(self._pool.map(rows, edges[:-1].tolist(), edges[1:].tolist()))
+        shading.glow(inverse_z, spec.width, spec.height, focal, eye, axes, *self._lit, image)
+
+    # -- rays --
+
+    def lidar(
+        self, spec: LidarSpec, pose: Pose, start_angle_rad: float, delta_s: float, rng: np.random.Generator
+    ) -> LidarSweep:
+        """One tick's part of a LiDAR's rotation.
+
+        Args:
+            spec: the LiDAR.
+            pose: of the sensor, world frame.
+            start_angle_rad: horizontal angle after the last sweep (0 at first).
+            delta_s: time since then.
+            rng: draws the drop-off and the noise.
+        """
+        directions, per_channel, after = lidar.scan_directions(spec, start_angle_rad, delta_s)
+        kept = lidar.kept_before(spec, len(directions), rng)
+        rotation = rotation_matrix(pose.pitch, pose.yaw, pose.roll)
+        channel = np.repeat(np.arange(spec.channels), per_channel)[kept]
+        directions = directions[kept]
+        distance, hit, tag, cosine = self._trace(pose.location, directions @ rotation.T, spec.range_m)
+        seen = np.flatnonzero(distance > 0.0)
+        reach = distance[seen]
+        intensity = np.exp(-spec.atmosphere_attenuation_rate * reach).astype(np.float32)
+        noise = rng.normal(0.0, spec.noise_stddev_m, len(seen)) if spec.noise_stddev_m > 0.0 else 0.0
+        last = lidar.kept_after(spec, intensity, rng)
+        seen = seen[last]
+        points = np.empty((len(seen), 4), np.float32)
+        points[:, :3] = directions[seen] * (reach + noise)[last, None]
+        points[:, 3] = intensity[last]
+        ids = np.concatenate([[0], self._drawn.actor_id]).astype(np.uint32)
+        counts = np.bincount(channel[seen], minlength=spec.channels).astype(np.uint32)
+        return LidarSweep(
+            after, counts, points, ids[hit[seen]], tag[seen].astype(np.uint32), cosine[seen].astype(np.float32)
+        )
+
+    def cast_ray(
+        self, origin: np.ndarray, direction: np.ndarray, range_m: float, ignore_actor: int = 0
+    ) -> tuple[float, Tag, int] | None:
+        """What a ray meets first.
+
+        Args:
+            origin: (3,) world frame.
+            direction: (3,) world frame, of any length but zero.
+            range_m: how far it reaches.
+            ignore_actor: id of an actor that it passes through, 0 for none.
+
+        Returns:
+            Distance in metres, tag, and actor id (0 for the town); None where nothing is met.
+        """
+        start = np.asarray(origin, np.float64)
+        unit = np.asarray(direction, np.float64)
+        length = float(np.linalg.norm(unit))
+        if length == 0.0 or not np.isfinite(length):
+            return None
+        unit = unit / length
+        gone = 0.0
+        for _ in range(_MOST_RAYS_THROUGH):
+            distance, hit, tag, _ = self._trace(start + gone * unit, unit[None], range_m - gone)
+            if distance[0] <= 0.0:
+                return None
+            actor = int(self._drawn.actor_id[hit[0] - 1]) if hit[0] else 0
+            if actor == 0 or actor != ignore_actor:
+                return gone + float(distance[0]), Tag(int(tag[0])), actor
+            gone += float(distance[0]) + 0.01
+            if gone >= range_m:
+                return None
+        return None
+
+    def _trace(
+        self, origin: np.ndarray, directions: np.ndarray, range_m: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        count = len(directions)
+        distance, hit = np.empty(count), np.empty(count, np.int64)
+        tag, cosine = np.empty(count, np.uint8), np.empty(count)
+        lidar.trace(
+            self._world.handle, np.ascontiguousarray(origin, np.float64), np.ascontiguousarray(directions), range_m,
+            self._traced_tag, self._models.slots, self._drawn.start, self._drawn.matrix, self._drawn.slot_tag,
+            distance, hit, tag, cosine,
+        )  # fmt: skip
+        return distance, hit, tag, cosine

@@ -1,0 +1,391 @@
+"""Colour of the pixels: textures, sun and sky light, shadows, fog, glow of lights; and the label images."""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from tickdrive.leaderboard.simulator.render.embree import occluded16
+from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_LOW_DEG, SKY_WIDTH
+from tickdrive.leaderboard.simulator.scene.mesh import Shade
+
+_PLAIN, _ASPHALT, _PAVING, _GRASS = int(Shade.PLAIN), int(Shade.ASPHALT), int(Shade.PAVING), int(Shade.GRASS)
+_FACADE, _FOLIAGE, _GLASS = int(Shade.FACADE), int(Shade.FOLIAGE), int(Shade.GLASS)
+_PAINT, _MARKING = int(Shade.PAINT), int(Shade.MARKING)
+_SKY_TAG = 11
+SHADOW_REACH_M = 160.0
+FAR_DEPTH_M = 1000.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _hash(x, y, z):  # type: ignore[no-untyped-def]
+    """Pseudo-random number 0-1 of a lattice point."""
+    n = np.int64(x) * 73856093 ^ np.int64(y) * 19349663 ^ np.int64(z) * 83492791
+    n = (n ^ (n >> 13)) * 1274126177
+    return float((n >> 8) & 65535) / 65535.0
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _value_noise(x, y):  # type: ignore[no-untyped-def]
+    c, r = math.floor(x), math.floor(y)
+    u, v = x - c, y - r
+    u = u * u * (3.0 - 2.0 * u)
+    v = v * v * (3.0 - 2.0 * v)
+    low = _hash(c, r, 0) * (1.0 - u) + _hash(c + 1, r, 0) * u
+    high = _hash(c, r + 1, 0) * (1.0 - u) + _hash(c + 1, r + 1, 0) * u
+    return low * (1.0 - v) + high * v
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _sky_index(x, y, z):  # type: ignore[no-untyped-def]
+    """Row and column of the sky table along a unit direction."""
+    elevation = math.asin(min(1.0, max(-1.0, z))) * 57.29577951
+    row = int((elevation - SKY_LOW_DEG) / (90.0 - SKY_LOW_DEG) * (SKY_HEIGHT - 1) + 0.5)
+    column = int((math.atan2(y, x) * 0.15915494309 + 1.0) * SKY_WIDTH) % SKY_WIDTH
+    return min(SKY_HEIGHT - 1, max(0, row)), column
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _facade(p, u, z, footprint, out):  # type: ignore[no-untyped-def]
+    """Wall or window at a point of a facade; writes (glass share, lit seed, frame shade)."""
+    bay = (u - p[0]) / p[2]
+    storey = (z - p[1]) / p[3]
+    out[0] = 0.0
+    out[1] = 0.0
+    out[2] = 1.0
+    if storey < 0.0 or bay < 0.0:
+        return
+    i, j = math.floor(bay), math.floor(storey)
+    a, b = bay - i, storey - j
+    half = 0.5 * math.sqrt(p[4])
+    tall = min(0.42, half * 1.05)
+    blur = min(1.0, footprint / (0.5 * p[2]))
+    dx = half - abs(a - 0.5)
+    dy = tall - abs(b - 0.52)
+    inside = 0.0
+    if dx > 0.0 and dy > 0.0:
+        inside = 1.0
+        # sash bars and a frame
+        if (dx * p[2] < 0.07 or dy * p[3] < 0.07 or abs(a - 0.5) * p[2] < 0.035) and footprint < 0.10:
+            inside = 0.0
+            out[2] = 1.25
+    elif dy > -0.05 and dy <= 0.0 and dx > -0.03 and b < 0.5 and footprint < 0.2:
+        out[2] = 1.3  # sill
+    mean = 4.0 * half * tall
+    out[0] = inside * (1.0 - blur) + mean * blur
+    out[1] = _hash(i, j, int(p[5] * 100.0))
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def shade(  # type: ignore[no-untyped-def]
+    inverse_z, ids, first_row, last_row, width, height, focal, eye, axes,
+    vertices, faces, face_normals, vertex_normals, face_materials,
+    model_vertices, model_faces, model_face_normals, model_vertex_normals, model_materials,
+    owner, actor_start, actor_first, actor_matrix, actor_material,
+    mat_shade, mat_smooth, mat_albedo, mat_emission, mat_params,
+    sun_direction, sun, sky_ambient, ground_ambient, fog_per_m, fog_start, wetness, night, sky,
+    trace, shadows, tone, image,
+):  # fmt: skip
+    """Colour the pixels of rows [first_row, last_row) into `image`, (H * W, 4) uint8 BGRA.
+
+    `trace` is the address of an Embree scene for the sun's shadows, which `shadows` switches on.
+    """
+    static_count = faces.shape[0]
+    span = 16
+    storage = np.empty(12 * 16 + 16, np.float32)
+    start = ((64 - storage.ctypes.data % 64) % 64) // 4
+    packet = storage[start : start + 192]
+    packet_bits = packet.view(np.uint32)
+    valid_storage = np.empty(32, np.int32)
+    valid_start = ((64 - valid_storage.ctypes.data % 64) % 64) // 4
+    valid = valid_storage[valid_start : valid_start + 16]
+    normal = np.empty((span, 3))
+    point = np.empty((span, 3))
+    window = np.empty(3)
+    tone_scale = (tone.shape[0] - 1) / math.sqrt(8.0)
+    sun_strength = max(sun[0], sun[1], sun[2])
+    for y in range(first_row, last_row):
+        up = -(y + 0.5 - 0.5 * height) / focal
+        for x_start in range(0, width, span):
+            x_count = min(span, width - x_start)
+            any_shadow = False
+            for k in range(16):
+                valid[k] = 0
+            # normals, then the packet of shadow rays of this run of pixels
+            for k in range(x_count):
+                o = y * width + x_start + k
+                number = ids[o]
+                if number < 0:
+                    continue
+                z = 1.0 / inverse_z[o]
+                right = (x_start + k + 0.5 - 0.5 * width) / focal
+                rx = axes[0, 0] + axes[0, 1] * right + axes[0, 2] * up
+                ry = axes[1, 0] + axes[1, 1] * right + axes[1, 2] * up
+                rz = axes[2, 0] + axes[2, 1] * right + axes[2, 2] * up
+                px, py, pz = eye[0] + z * rx, eye[1] + z * ry, eye[2] + z * rz
+                if number < static_count:
+                    material = face_materials[number]
+                    nx, ny, nz = face_normals[number, 0], face_normals[number, 1], face_normals[number, 2]
+                    if mat_smooth[material]:
+                        nx, ny, nz = _interpolate(vertices, faces[number], vertex_normals, px, py, pz)
+                else:
+                    a = owner[number - static_count]
+                    face = number - actor_first[a] + actor_start[a]
+                    m = actor_matrix[a]
+                    material = actor_material[a] + model_materials[face]
+                    ux, uy, uz = (
+                        model_face_normals[face, 0],
+                        model_face_normals[face, 1],
+                        model_face_normals[face, 2],
+                    )
+                    if mat_smooth[material]:
+                        qx, qy, qz = px - m[0, 3], py - m[1, 3], pz - m[2, 3]
+                        ux, uy, uz = _interpolate(
+                            model_vertices, model_faces[face], model_vertex_normals,
+                            m[0, 0] * qx + m[1, 0] * qy + m[2, 0] * qz,
+                            m[0, 1] * qx + m[1, 1] * qy + m[2, 1] * qz,
+                            m[0, 2] * qx + m[1, 2] * qy + m[2, 2] * qz,
+                        )  # fmt: skip
+                    nx = m[0, 0] * ux + m[0, 1] * uy + m[0, 2] * uz
+                    ny = m[1, 0] * ux + m[1, 1] * uy + m[1, 2] * uz
+                    nz = m[2, 0] * ux + m[2, 1] * uy + m[2, 2] * uz
+                if nx * rx + ny * ry + nz * rz > 0.0:
+                    nx, ny, nz = -nx, -ny, -nz
+                normal[k, 0], normal[k, 1], normal[k, 2] = nx, ny, nz
+                point[k, 0], point[k, 1], point[k, 2] = px, py, pz
+                facing = nx * sun_direction[0] + ny * sun_direction[1] + nz * sun_direction[2]
+                if shadows and facing > 0.0 and z < SHADOW_REACH_M:
+                    lift = 0.015 + 0.0008 * z
+                    packet[k], packet[16 + k], packet[32 + k] = px + nx * lift, py + ny * lift, pz + nz * lift
+                    packet[48 + k] = 0.01
+                    packet[64 + k], packet[80 + k] = sun_direction[0], sun_direction[1]
+                    packet[96 + k] = sun_direction[2]
+                    packet[112 + k], packet[128 + k] = 0.0, 250.0
+                    packet_bits[144 + k], packet_bits[160 + k], packet_bits[176 + k] = 0xFFFFFFFF, k, 0
+                    valid[k] = -1
+                    any_shadow = True
+            if any_shadow:
+                occluded16(valid.ctypes.data, trace, packet.ctypes.data, 0)
+            for k in range(x_count):
+                o = y * width + x_start + k
+                number = ids[o]
+                right = (x_start + k + 0.5 - 0.5 * width) / focal
+                rx = axes[0, 0] + axes[0, 1] * right + axes[0, 2] * up
+                ry = axes[1, 0] + axes[1, 1] * right + axes[1, 2] * up
+                rz = axes[2, 0] + axes[2, 1] * right + axes[2, 2] * up
+                stretch = 1.0 / math.sqrt(rx * rx + ry * ry + rz * rz)
+                vx, vy, vz = rx * stretch, ry * stretch, rz * stretch
+                row, column = _sky_index(vx, vy, vz)
+                red, green, blue = sky[row, column, 0], sky[row, column, 1], sky[row, column, 2]
+                if number < 0:
+                    toward = vx * sun_direction[0] + vy * sun_direction[1] + vz * sun_direction[2]
+                    if toward > 0.9996:
+                        red, green, blue = red + 6.0 * sun[0], green + 6.0 * sun[1], blue + 6.0 * sun[2]
+                else:
+                    z = 1.0 / inverse_z[o]
+                    if number < static_count:
+                        material = face_materials[number]
+                    else:
+                        a = owner[number - static_count]
+                        material = actor_material[a] + model_materials[number - actor_first[a] + actor_start[a]]
+                    kind = mat_shade[material]
+                    nx, ny, nz = normal[k, 0], normal[k, 1], normal[k, 2]
+                    px, py, pz = point[k, 0], point[k, 1], point[k, 2]
+                    ar, ag, ab = mat_albedo[material, 0], mat_albedo[material, 1], mat_albedo[material, 2]
+                    er, eg, eb = mat_emission[material, 0], mat_emission[material, 1], mat_emission[material, 2]
+                    mirror = 0.0
+                    gain = 1.0
+                    footprint = z / focal / max(0.08, abs(nx * vx + ny * vy + nz * vz))
+                    if kind == _ASPHALT or kind == _MARKING:
+                        fine = max(0.0, 1.0 - footprint * 7.0)
+                        if fine > 0.0:
+                            gain += (_hash(math.floor(px * 11.0), math.floor(py * 11.0), 0) - 0.5) * 0.22 * fine
+                        patch = _value_noise(px * 0.23, py * 0.23)
+                        gain += (patch - 0.5) * 0.20 + (_value_noise(px * 1.3, py * 1.3) - 0.5) * 0.10
+                        if kind == _MARKING:
+                            gain = 1.0 + 0.5 * (gain - 1.0)
+                        if wetness > 0.0:
+                            gain *= 1.0 - 0.42 * wetness
+                            pool = min(1.0, max(0.0, (patch - 0.62) * 8.0)) * wetness
+                            mirror = wetness * 0.10 + 0.5 * pool
+                    elif kind == _PAVING:
+                        fine = max(0.0, 1.0 - footprint * 10.0)
+                        gain += (_value_noise(px * 0.6, py * 0.6) - 0.5) * 0.14
+                        if fine > 0.0:
+                            fx, fy = px * 0.6667, py * 0.6667
+                            if fx - math.floor(fx) < 0.03 or fy - math.floor(fy) < 0.03:
+                                gain *= 1.0 - 0.3 * fine
+                            gain += (_hash(math.floor(fx), math.floor(fy), 3) - 0.5) * 0.08 * fine
+                        gain *= 1.0 - 0.25 * wetness
+                    elif kind == _GRASS:
+                        fine = max(0.0, 1.0 - footprint * 5.0)
+                        broad = _value_noise(px * 0.06, py * 0.06)
+                        gain += (broad - 0.5) * 0.5 + (_value_noise(px * 0.5, py * 0.5) - 0.5) * 0.3
+                        if fine > 0.0:
+                            gain += (_hash(math.floor(px * 9.0), math.floor(py * 9.0), 1) - 0.5) * 0.5 * fine
+                        ar *= 1.0 + 0.5 * (broad - 0.4)
+                    elif kind == _FOLIAGE:
+                        leaf = _hash(math.floor(px * 4.5), math.floor(py * 4.5), math.floor(pz * 4.5))
+                        twig = _hash(math.floor(px * 1.4), math.floor(py * 1.4), math.floor(pz * 1.4))
+                        gain = 0.72 + 0.5 * leaf + 0.25 * (twig - 0.5)
+                        nx += (leaf - 0.5) * 0.7
+                        ny += (twig - 0.5) * 0.7
+                        nz += (_hash(math.floor(pz * 4.5), math.floor(px * 4.5), 5) - 0.5) * 0.7
+                        length = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz)
+                        nx, ny, nz = nx * length, ny * length, nz * length
+                    elif kind == _FACADE:
+                        _facade(mat_params[material], py * nx - px * ny, pz, footprint, window)
+                        glass = window[0]
+                        gain = window[2] * (1.0 + 0.12 * (_value_noise((px + py) * 0.5, pz * 0.5) - 0.5))
+                        keep = 1.0 - glass
+                        ar, ag, ab = ar * keep + 0.018 * glass, ag * keep + 0.024 * glass, ab * keep + 0.032 * glass
+                        mirror = 0.34 * glass
+                        if night > 0.02 and window[1] > 0.62:
+                            warm = glass * night * (0.35 + 0.5 * window[1])
+                            er, eg, eb = er + 0.95 * warm, eg + 0.66 * warm, eb + 0.30 * warm
+                    elif kind == _GLASS:
+                        mirror = 0.42
+                    elif kind == _PAINT:
+                        mirror = 0.05
+                    lit = max(0.0, nx * sun_direction[0] + ny * sun_direction[1] + nz * sun_direction[2])
+                    if kind == _FOLIAGE:
+                        lit = 0.25 * sun_direction[2] + 0.75 * lit if sun_direction[2] > 0.0 else 0.75 * lit
+                    if valid[k] == -1 and packet[128 + k] < 0.0:
+                        lit *= 0.22 if kind == _FOLIAGE else 0.0
+                    hemi = 0.5 + 0.5 * nz
+                    cr = ar * gain * (sun[0] * lit + ground_ambient[0] + (sky_ambient[0] - ground_ambient[0]) * hemi)
+                    cg = ag * gain * (sun[1] * lit + ground_ambient[1] + (sky_ambient[1] - ground_ambient[1]) * hemi)
+                    cb = ab * gain * (sun[2] * lit + ground_ambient[2] + (sky_ambient[2] - ground_ambient[2]) * hemi)
+                    if mirror > 0.0:
+                        along = nx * vx + ny * vy + nz * vz
+                        mx, my, mz = vx - 2.0 * along * nx, vy - 2.0 * along * ny, vz - 2.0 * along * nz
+                        rim = 1.0 - min(1.0, -along) if along < 0.0 else 0.0
+                        fresnel = mirror + (1.0 - mirror) * 0.75 * rim * rim * rim * rim
+                        if mz > 0.0:
+                            row2, column2 = _sky_index(mx, my, mz)
+                            sr, sg, sb = sky[row2, column2, 0], sky[row2, column2, 1], sky[row2, column2, 2]
+                        else:
+                            sr, sg, sb = (0.35 * ground_ambient[0], 0.35 * ground_ambient[1], 0.35 * ground_ambient[2])
+                        keep = 1.0 - fresnel
+                        cr, cg, cb = cr * keep + sr * fresnel, cg * keep + sg * fresnel, cb * keep + sb * fresnel
+                        if lit > 0.0 and (kind == _PAINT or kind == _GLASS):
+                            spot = mx * sun_direction[0] + my * sun_direction[1] + mz * sun_direction[2]
+                            if spot > 0.9:
+                                spot = (spot - 0.9) * 10.0
+                                spot = 2.2 * spot * spot * spot * spot * sun_strength
+                                cr, cg, cb = cr + spot, cg + spot, cb + spot
+                    cr, cg, cb = cr + er, cg + eg, cb + eb
+                    fog = 1.0 - math.exp(-max(0.0, z - fog_start) * fog_per_m)
+                    if er + eg + eb > 1.0:
+                        fog *= 0.5
+                    row3 = int((1.0 - SKY_LOW_DEG) / (90.0 - SKY_LOW_DEG) * (SKY_HEIGHT - 1))
+                    red = cr + (sky[row3, column, 0] - cr) * fog
+                    green = cg + (sky[row3, column, 1] - cg) * fog
+                    blue = cb + (sky[row3, column, 2] - cb) * fog
+                last = tone.shape[0] - 1
+                image[o, 2] = tone[min(last, int(math.sqrt(max(red, 0.0)) * tone_scale))]
+                image[o, 1] = tone[min(last, int(math.sqrt(max(green, 0.0)) * tone_scale))]
+                image[o, 0] = tone[min(last, int(math.sqrt(max(blue, 0.0)) * tone_scale))]
+                image[o, 3] = 255
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _interpolate(vertices, face, normals, px, py, pz):  # type: ignore[no-untyped-def]
+    """Vertex normals interpolated at a point of a triangle, unit length."""
+    a, b, c = face[0], face[1], face[2]
+    ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+    vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+    wx, wy, wz = px - vertices[a, 0], py - vertices[a, 1], pz - vertices[a, 2]
+    uu, uv, vv = ux * ux + uy * uy + uz * uz, ux * vx + uy * vy + uz * vz, vx * vx + vy * vy + vz * vz
+    wu, wv = wx * ux + wy * uy + wz * uz, wx * vx + wy * vy + wz * vz
+    det = uu * vv - uv * uv
+    if det <= 1e-18:
+        return normals[a, 0], normals[a, 1], normals[a, 2]
+    s = min(1.0, max(0.0, (wu * vv - wv * uv) / det))
+    t = min(1.0, max(0.0, (wv * uu - wu * uv) / det))
+    r = 1.0 - s - t
+    x = r * normals[a, 0] + s * normals[b, 0] + t * normals[c, 0]
+    y = r * normals[a, 1] + s * normals[b, 1] + t * normals[c, 1]
+    z = r * normals[a, 2] + s * normals[b, 2] + t * normals[c, 2]
+    length = 1.0 / math.sqrt(x * x + y * y + z * z + 1e-12)
+    return x * length, y * length, z * length
+
+
+@numba.njit(cache=True, nogil=True)
+def glow(inverse_z, width, height, focal, eye, axes, positions, facings, colours, image):  # type: ignore[no-untyped-def]
+    """Add the halo of lit bulbs; a small image keeps their colour only thus.
+
+    Args:
+        positions, facings: (N, 3) of bulbs; colours: (N, 3) r, g, b 0-1.
+    """
+    for n in range(positions.shape[0]):
+        dx, dy, dz = positions[n, 0] - eye[0], positions[n, 1] - eye[1], positions[n, 2] - eye[2]
+        z = axes[0, 0] * dx + axes[1, 0] * dy + axes[2, 0] * dz
+        away = math.sqrt(dx * dx + dy * dy + dz * dz)
+        if z < 1.0 or away > 220.0:
+            continue
+        square = -(facings[n, 0] * dx + facings[n, 1] * dy + facings[n, 2] * dz) / away
+        if square < 0.2:
+            continue
+        u = 0.5 * width + focal * (axes[0, 1] * dx + axes[1, 1] * dy + axes[2, 1] * dz) / z
+        v = 0.5 * height - focal * (axes[0, 2] * dx + axes[1, 2] * dy + axes[2, 2] * dz) / z
+        if u < 0 or v < 0 or u >= width or v >= height:
+            continue
+        seen = inverse_z[int(v) * width + int(u)]
+        if seen > 0.0 and 1.0 / seen < z - 0.35:
+            continue
+        core = 0.225 * focal / z
+        radius = max(2.6, 2.3 * core)
+        strength = 150.0 * min(1.0, square * 1.5)
+        for y in range(max(0, int(v - radius)), min(height, int(v + radius) + 2)):
+            for x in range(max(0, int(u - radius)), min(width, int(u + radius) + 2)):
+                d = math.sqrt((x + 0.5 - u) ** 2 + (y + 0.5 - v) ** 2) / radius
+                if d >= 1.0:
+                    continue
+                g = (1.0 - d) * (1.0 - d) * strength
+                o = y * width + x
+                for c in range(3):
+                    image[o, 2 - c] = min(255, int(image[o, 2 - c] + g * colours[n, c]))
+
+
+@numba.njit(cache=True, nogil=True)
+def depth_image(inverse_z, image):  # type: ignore[no-untyped-def]
+    """CARLA's depth: (R + 256 G + 65536 B) / (2^24 - 1) * 1000 m along the optical axis."""
+    for o in range(inverse_z.shape[0]):
+        part = 1.0
+        if inverse_z[o] > 0.0:
+            part = min(1.0, 1.0 / inverse_z[o] / FAR_DEPTH_M)
+        code = int(part * 16777215.0 + 0.5)
+        image[o, 2] = code & 255
+        image[o, 1] = (code >> 8) & 255
+        image[o, 0] = (code >> 16) & 255
+        image[o, 3] = 255
+
+
+@numba.njit(cache=True, nogil=True)
+def label_image(  # type: ignore[no-untyped-def]
+    ids, face_materials, face_instances, model_materials, owner, actor_start, actor_first, actor_material,
+    actor_id, mat_tag, with_instance, image,
+):  # fmt: skip
+    """Semantic tag in R; with instances their id's low byte in G, high byte in B.
+
+    Source: CARLA's `Tagger.cpp` (`GetActorLabelColor`).
+    """
+    static_count = face_materials.shape[0]
+    for o in range(ids.shape[0]):
+        number = ids[o]
+        tag, instance = _SKY_TAG, 0
+        if number >= 0:
+            if number < static_count:
+                tag = mat_tag[face_materials[number]]
+                instance = face_instances[number]
+            else:
+                a = owner[number - static_count]
+                tag = mat_tag[actor_material[a] + model_materials[number - actor_first[a] + actor_start[a]]]
+                instance = actor_id[a]
+        image[o, 2] = tag
+        image[o, 1] = (instance & 255) if with_instance else 0
+        image[o, 0] = ((instance >> 8) & 255) if with_instance else 0
+        image[o, 3] = 255
