@@ -32,8 +32,8 @@ _TAGS = {
     "motorcycle": Tag.MOTORCYCLE,
     "bicycle": Tag.BICYCLE,
 }
-# CARLA serves 70 degrees for most cars, yet they turn as if the inner wheel reached 48: that meets, within 20 %
-# at up to 10 m/s and half lock, the ego model that "World on Rails" (dotchen/WorldOnRails, `EgoModel`)
+# CARLA serves 70 degrees for most cars, yet turn as if the inner wheel reached 48: that meets, within 20 % at
+# up to 10 m/s and half lock, the ego model that "World on Rails" (dotchen/WorldOnRails, `EgoModel`)
 # identified from drives in CARLA (curvature 0.27 / m at full lock), and gives the mkz a turning circle of
 # 10 m. The angle served is the one simulated.
 _MAX_STEER_DEG = 48.0
