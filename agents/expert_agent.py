@@ -14,11 +14,11 @@ import numpy as np
 
 from tickdrive.agents.control import TrajectoryFollower
 from tickdrive.agents.expert import Expert, ExpertPlan
-from tickdrive.agents.expert_scene import find_stop_lines, read_scene
+from tickdrive.agents.expert_scene import ExpertScene, find_stop_lines, read_scene
 from tickdrive.leaderboard.autonomous_agent import AutonomousAgent, Track
 from tickdrive.planner.errors import ServerError
 
-_TICK_S = 0.05
+TICK_S = 0.05
 
 
 def get_entry_point() -> str:
@@ -60,8 +60,12 @@ class ExpertAgent(AutonomousAgent):
         assert self._expert is not None
         scene = read_scene(self._world, self._ego)
         self.plan = self._expert.plan(scene)
+        return self.control_for(self.plan, scene)
+
+    def control_for(self, plan: ExpertPlan, scene: ExpertScene) -> carla.VehicleControl:
+        """The control that follows a plan from the present state."""
         speed = float(scene.ego.velocity @ _forward(scene.ego.yaw_deg))
-        control = self._follower.step(self.plan.waypoints_in_ego, 0.5, speed, _TICK_S)
+        control = self._follower.step(plan.waypoints_in_ego, 0.5, speed, TICK_S)
         return carla.VehicleControl(
             throttle=control.throttle, steer=control.steer, brake=control.brake, manual_gear_shift=False
         )
