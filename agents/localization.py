@@ -1,7 +1,8 @@
 """Where the ego is: GNSS, IMU and speedometer, fused by an extended Kalman filter.
 
-State: x, y [m, world], yaw [rad], the scale of the GNSS sensor against the plan's projection along x and y, and
-the slip of the rear tyres [rad s2/m], which tells how the origin swings in a turn. Speed and yaw rate drive the prediction; fixes and the compass correct it.
+State: x, y [m, world], yaw [rad], the scale of the GNSS sensor against the plan's projection along x and y,
+and the slip of the rear tyres [rad s2/m], which tells how the origin swings in a turn. Speed and yaw rate
+drive the prediction; fixes and the compass correct it.
 
 Servers and evaluators disagree on what a GNSS sensor gives: latitude may grow with y or against it, and the
 metres may carry a Mercator scale of 0.9996 or the ellipsoid's. The plan says what the *evaluator* thinks

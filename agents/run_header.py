@@ -1,0 +1,81 @@
+"""The tick log's header: what one has to know to compare two logs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tickdrive.agents.config import AgentConfig
+from tickdrive.agents.status import STATUS_LAYOUT
+from tickdrive.planner.config import config_hash, to_dict
+
+_PACKAGES = ("tickdrive", "carla", "torch", "numpy", "diffusers", "transformers")
+
+
+def run_header(config: AgentConfig, engine: str, route: str = "") -> dict[str, Any]:
+    """Hardware, versions, commit, configuration and its hash, engine.
+
+    Args:
+        config: the agent's.
+        engine: the planner's name.
+        route: the leaderboard's save name, where it gives one.
+    """
+    versions: dict[str, str] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "route": route,
+        "engine": engine,
+        "status_layout": STATUS_LAYOUT,
+        "hardware": {
+            "cpu": _cpu_name(),
+            "cores": _usable_cores(),
+            "torch_threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": versions,
+        "commit": _commit(),
+        "config_hash": config_hash(config),
+        "config": to_dict(config),
+    }
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Commit of the source tree, where the package runs from one."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).resolve().parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,131 @@
+"""Weights and engines, loaded once per process.
+
+A leaderboard builds the agent anew for every route; what takes seconds to load lives here.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tickdrive.agents.config import AgentConfig
+from tickdrive.agents.perception.base import FeatureExtractor, build_extractor
+from tickdrive.agents.preprocess import BEV_CHANNELS, PreprocessConfig
+from tickdrive.agents.types import PlannerInputs
+from tickdrive.planner.engine import PlannerEngine, build_engine
+from tickdrive.planner.errors import CheckpointError, did_you_mean
+from tickdrive.planner.network_config import PolicyConfig
+from tickdrive.planner.policy import DiffusionPolicy
+
+_LOGGER = logging.getLogger(__name__)
+_LOCK = threading.Lock()
+_CACHE: dict[tuple[object, ...], SharedModels] = {}
+
+
+@dataclass(frozen=True)
+class SharedModels:
+    """What routes share.
+
+    Attributes:
+        extractor: perception, on the engine's device.
+        engine: planner engine, warm.
+        checkpoint: folder it was read from.
+    """
+
+    extractor: FeatureExtractor
+    engine: PlannerEngine
+    checkpoint: Path
+
+
+def checkpoints_folder() -> Path:
+    """Where the shipped checkpoints lie."""
+    import tickdrive.planner
+
+    return Path(next(iter(tickdrive.planner.__path__))) / "checkpoints"
+
+
+def resolve_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint: a path as given, or the name of a shipped one.
+
+    Raises:
+        CheckpointError: there is neither; names the nearest shipped one.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    shipped = checkpoints_folder() / name
+    if shipped.is_dir():
+        return shipped
+    root = checkpoints_folder()
+    known = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    raise CheckpointError(
+        f"Checkpoint {name!r}: no such folder, and no shipped checkpoint of that name.",
+        did_you_mean(name, known) if known else "Train one with `tickdrive train`, and give its folder.",
+    )
+
+
+def shared_models(config: AgentConfig) -> SharedModels:
+    """Load, warm up and keep; a second call with the same settings returns the same objects.
+
+    Raises:
+        CheckpointError: a checkpoint is missing, damaged or of another network.
+        PlannerError: the engine, device or dtype does not exist here.
+    """
+    checkpoint = resolve_checkpoint(config.planner.checkpoint)
+    planner, perception = config.planner, config.perception
+    key = (
+        checkpoint,
+        planner.engine,
+        planner.device,
+        planner.dtype,
+        planner.steps,
+        perception.kind,
+        perception.checkpoint,
+        perception.model,
+    )
+    with _LOCK:
+        if key not in _CACHE:
+            _CACHE[key] = _load(config, checkpoint)
+        return _CACHE[key]
+
+
+def blank_inputs(config: PolicyConfig) -> PlannerInputs:
+    """Inputs of the right shapes with nothing in them."""
+    sizes = PreprocessConfig()
+    bev = sizes.bev
+    return PlannerInputs(
+        image=np.zeros((sizes.image_height, sizes.image_width, 3), np.uint8),
+        lidar_bev=np.zeros((bev.n_frames, len(BEV_CHANNELS), bev.rows, bev.columns), np.uint8),
+        ego_status=np.zeros((config.n_status, config.status_width), np.float32),
+    )
+
+
+def _load(config: AgentConfig, checkpoint: Path) -> SharedModels:
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    planner = config.planner
+    policy = DiffusionPolicy.from_pretrained(checkpoint)
+    engine = build_engine(planner.engine, policy, planner.device, planner.dtype)
+    perception_folder = (
+        resolve_checkpoint(config.perception.checkpoint) if config.perception.checkpoint else checkpoint
+    )
+    extractor = build_extractor(config.perception, perception_folder, str(engine.device))
+    extractor.warm_up()
+    # one pass of perception tells how many tokens the planner has to be warm for
+    features, _ = extractor.extract(blank_inputs(engine.config))
+    engine.warm_up(
+        n_vl=features.vl_tokens.shape[1],
+        n_reasoning=features.reasoning_tokens.shape[1],
+        steps=(planner.steps,),
+    )
+    # what is loaded stays: keeping the collector from walking it again spares ticks pauses of milliseconds
+    gc.collect()
+    gc.freeze()
+    _LOGGER.info("planner %s loaded: %s", checkpoint, engine.label)
+    return SharedModels(extractor=extractor, engine=engine, checkpoint=checkpoint)
