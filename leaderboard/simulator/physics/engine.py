@@ -71,6 +71,7 @@ class PhysicsEngine:
         self._heights = np.zeros((0, 4))
         self._contacts = np.zeros((1024, 2), np.int64)
         self._sums = np.zeros((1024, 2))
+        self._reindex()
 
     # adding and removing
 
