@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import carla
@@ -42,7 +43,7 @@ def draw_route(
         except RouteError:
             continue
         places = [point.transform.location for point in points]
-        length = sum(a.distance(b) for a, b in zip(places, places[1:], strict=False))
+        length = sum(a.distance(b) for a, b in itertools.pairwise(places))
         if length <= max_length_m and (longest is None or length > longest[0]):
             longest = (length, (ends[0], ends[1]))
         if min_length_m <= length <= max_length_m:

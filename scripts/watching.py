@@ -93,7 +93,9 @@ class FilmMaker(Observer):
     An agent without `last` (the expert, a foreign agent) is filmed by a camera of the film's own on the ego.
     """
 
-    def __init__(self, path: Path, camera: FilmCamera, budget_ms: float, size: tuple[int, int] = (512, 256)) -> None:
+    def __init__(
+        self, path: Path, camera: FilmCamera, budget_ms: float, size: tuple[int, int] = (512, 256)
+    ) -> None:
         self._path, self._camera, self._budget_ms, self._size = path, camera, budget_ms, size
         self._film: Film | None = None
         self._sensor: Any = None

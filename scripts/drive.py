@@ -1,0 +1,202 @@
+"""`tickdrive drive`: one route, watched, filmed, timed and scored."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tickdrive.agents.config import AgentConfig, TickLogConfig, load_agent_config
+from tickdrive.agents.tick_log import read_log
+from tickdrive.leaderboard.agent_loading import AgentSpec
+from tickdrive.leaderboard.evaluation_config import EvaluationConfig
+from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator
+from tickdrive.leaderboard.film import FilmCamera
+from tickdrive.leaderboard.latency import LatencySummary, latency_table, summarize
+from tickdrive.leaderboard.observer import Observer
+from tickdrive.leaderboard.result_table import results_table
+from tickdrive.leaderboard.routes import Route, read_routes
+from tickdrive.planner.config import load_config, to_yaml
+from tickdrive.planner.errors import ConfigError, RouteError
+from tickdrive.scripts.output import console, error_console, write_json
+from tickdrive.scripts.paths import configs_folder, new_run_folder, routes_file
+from tickdrive.scripts.session import Server, server
+from tickdrive.scripts.watching import FilmMaker, LiveLine
+
+LOG_NAME = "ticks.jsonl"
+
+
+@dataclass(frozen=True)
+class DriveOptions:
+    """The command's options; see `tickdrive drive --help`."""
+
+    route: str | None = None
+    town: str | None = None
+    xodr: Path | None = None
+    seed: int = 0
+    agent: str = "diffusion"
+    agent_config: Path | None = None
+    settings: tuple[str, ...] = ()
+    carla: str | None = None
+    out: Path | None = None
+    video: bool = True
+    json_file: Path | None = None
+
+
+def run(options: DriveOptions) -> None:
+    """Drive one route and show what came of it.
+
+    Raises:
+        TickdriveError: an option, a file or the simulator cannot be used.
+    """
+    agent_settings, evaluation_settings = split_settings(options.settings)
+    evaluation = load_config(
+        EvaluationConfig, configs_folder() / "evaluation.yaml", [*evaluation_settings, f"seed={options.seed}"]
+    )
+    config = load_agent_config(options.agent_config, agent_settings)
+    route, opendrive = _route(options)
+    folder = options.out or new_run_folder(route.id if route else options.town or next(iter(opendrive)))
+    folder.mkdir(parents=True, exist_ok=True)
+    config = replace(config, tick_log=TickLogConfig(enabled=True, dir=str(folder.resolve()), file=LOG_NAME))
+    config_path = write_agent_config(config, folder)
+    started = time.monotonic()
+    town = route.town if route else options.town or next(iter(opendrive))
+    with server(
+        console, options.carla, town, options.xodr, options.seed, folder / "simulator.log"
+    ) as simulator:
+        if route is None:
+            route = _drawn_route(simulator, town, options, opendrive)
+        live = LiveLine(console, evaluation.budget_ms)
+        observers: list[Observer] = [live]
+        if options.video:
+            observers.append(FilmMaker(folder / "drive.mp4", film_camera(config), evaluation.budget_ms))
+        if options.agent == "diffusion":
+            _load_models(config)
+        evaluator = Evaluator(evaluation, simulator.host, simulator.port, simulator.is_alive, opendrive)
+        outcome = evaluator.run([route], AgentSpec(options.agent, str(config_path)), folder, observers)
+    if live.first_tick_at is not None:
+        console.print(f"  first tick after {live.first_tick_at - started:.1f} s", style="dim")
+    show_outcome(outcome, folder, options.json_file, evaluation.budget_ms)
+
+
+def split_settings(settings: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`--set` values: the evaluation's are written `evaluation.KEY=VALUE`, the others are the agent's."""
+    prefix = "evaluation."
+    evaluation = [item.removeprefix(prefix) for item in settings if item.startswith(prefix)]
+    return [item for item in settings if not item.startswith(prefix)], evaluation
+
+
+def write_agent_config(config: AgentConfig, folder: Path) -> Path:
+    """Write the agent's whole configuration into the run's folder, from where the agent reads it."""
+    path = folder / "config.yaml"
+    text = f"# the agent of this run; drive with it again: tickdrive drive --agent-config {path}\n"
+    path.write_text(text + to_yaml(config), encoding="utf-8")
+    return path
+
+
+def film_camera(config: AgentConfig) -> FilmCamera:
+    """The planning camera of an agent's rig."""
+    camera = next(c for c in config.rig.cameras if c.id == config.rig.planning_camera)
+    return FilmCamera(camera.x, camera.y, camera.z, camera.pitch, camera.yaw, camera.fov)
+
+
+def show_outcome(outcome: EvaluationOutcome, folder: Path, json_file: Path | None, budget_ms: float) -> None:
+    """Print the tables and the paths; exit with 1 when the simulator died and 130 after Ctrl-C."""
+    for record in outcome.records:
+        console.print(results_table(record))
+    summary = _latency(folder, budget_ms)
+    if summary is not None:
+        console.print(latency_table(summary))
+    for name in ("results.json", LOG_NAME, "drive.mp4", "config.yaml"):
+        if (folder / name).exists():
+            console.print(f"  {folder / name}")
+    write_json(
+        json_file,
+        {
+            "schema": 1,
+            "records": [record.to_json() for record in outcome.records],
+            "latency": None if summary is None else summary.to_json(),
+        },
+    )
+    if outcome.crashed:
+        error_console.print("[bold red]the simulator died[/]; see simulator.log in the run's folder")
+        sys.exit(1)
+    if outcome.interrupted:
+        error_console.print("stopped; what was driven is in the run's folder")
+        sys.exit(130)
+
+
+def _latency(folder: Path, budget_ms: float) -> LatencySummary | None:
+    path = folder / LOG_NAME
+    if not path.exists():
+        return None
+    ticks = read_log(path).ticks
+    return summarize(ticks, budget_ms) if ticks else None
+
+
+def _load_models(config: AgentConfig) -> None:
+    """Load the weights where it can be watched, before the agent finds them in the process's cache."""
+    from tickdrive.agents.shared_models import shared_models
+
+    if config.planner.kind == "diffusion":
+        started = time.monotonic()
+        with console.status("loading and warming up the planner"):
+            models = shared_models(config)
+        console.print(
+            f"  planner {models.engine.name} ready after {time.monotonic() - started:.1f} s", style="dim"
+        )
+
+
+def _route(options: DriveOptions) -> tuple[Route | None, dict[str, str]]:
+    """The route to drive, None where it is still to be drawn, and OpenDRIVE text for the server."""
+    opendrive: dict[str, str] = {}
+    if options.xodr is not None:
+        if options.town is not None:
+            raise ConfigError("--town and --xodr were both given.", "Give one of them.")
+        try:
+            opendrive[options.xodr.stem] = options.xodr.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RouteError(f"OpenDRIVE file {options.xodr} cannot be read: {error}.") from error
+    if options.route is None and (options.town or options.xodr):
+        return None, opendrive
+    routes = _read(options.route)
+    if len(routes) > 1:
+        ids = ", ".join(route.id for route in routes)
+        raise RouteError(
+            f"{options.route} holds {len(routes)} routes: {ids}.",
+            f"Name one ({options.route}:{routes[0].id}), or drive all with `tickdrive evaluate`.",
+        )
+    route = routes[0]
+    if options.xodr is not None:
+        route = replace(route, town=options.xodr.stem)
+    elif options.town is not None and options.town != route.town:
+        raise ConfigError(f"--town is {options.town}, but the route is in {route.town}.", "Leave --town out.")
+    return route, opendrive
+
+
+def _read(text: str | None) -> tuple[Route, ...]:
+    if text is None:
+        return read_routes(routes_file("default"))
+    path, colon, route_id = text.rpartition(":")
+    if colon and not Path(text).exists():
+        return read_routes(path, route_id)
+    return read_routes(text)
+
+
+def _drawn_route(simulator: Server, town: str, options: DriveOptions, opendrive: dict[str, str]) -> Route:
+    import carla
+
+    from tickdrive.leaderboard.draw_route import draw_route
+
+    if town in opendrive:
+        carla_map = carla.Map(town, opendrive[town])
+    else:
+        client = carla.Client(simulator.host, simulator.port)
+        client.set_timeout(60.0)
+        world = client.get_world()
+        if not world.get_map().name.endswith(town):
+            world = client.load_world(town)
+        carla_map = world.get_map()
+    return draw_route(town, carla_map, options.seed)

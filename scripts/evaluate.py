@@ -1,0 +1,120 @@
+"""`tickdrive evaluate`: a route file, every route scored; resumes where it stopped."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.table import Table
+
+from tickdrive.agents.config import TickLogConfig, load_agent_config
+from tickdrive.leaderboard.agent_loading import BUILT_IN, AgentSpec
+from tickdrive.leaderboard.evaluation_config import EvaluationConfig
+from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator
+from tickdrive.leaderboard.observer import Observer
+from tickdrive.leaderboard.routes import read_routes
+from tickdrive.planner.config import load_config
+from tickdrive.planner.errors import ConfigError
+from tickdrive.scripts.drive import split_settings, write_agent_config
+from tickdrive.scripts.output import console, error_console, write_json
+from tickdrive.scripts.paths import configs_folder, new_run_folder
+from tickdrive.scripts.session import server
+from tickdrive.scripts.watching import LiveLine
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The command's options; see `tickdrive evaluate --help`."""
+
+    routes: Path
+    subset: str = ""
+    agent: str = "diffusion"
+    agent_config: Path | None = None
+    settings: tuple[str, ...] = ()
+    rules: str = "2.0"
+    seed: int = 0
+    repetitions: int = 1
+    carla: str | None = None
+    out: Path | None = None
+    resume: bool = False
+    json_file: Path | None = None
+
+
+def run(options: EvaluateOptions) -> None:
+    """Drive all routes of a file that have no result yet, and print the table.
+
+    Raises:
+        TickdriveError: an option, a file or the simulator cannot be used.
+    """
+    if options.resume and options.out is None:
+        raise ConfigError("--resume needs the folder to go on in.", "Give it with --out.")
+    agent_settings, evaluation_settings = split_settings(options.settings)
+    evaluation = load_config(
+        EvaluationConfig,
+        configs_folder() / "evaluation.yaml",
+        [
+            f"rules='{options.rules}'",
+            f"seed={options.seed}",
+            f"repetitions={options.repetitions}",
+            *evaluation_settings,
+        ],
+    )
+    routes = read_routes(options.routes, options.subset)
+    folder = options.out or new_run_folder(options.routes.stem)
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.agent in BUILT_IN:
+        config = load_agent_config(options.agent_config, agent_settings)
+        config = replace(config, tick_log=TickLogConfig(enabled=True, dir=str(folder.resolve())))
+        spec = AgentSpec(options.agent, str(write_agent_config(config, folder)))
+    else:
+        if agent_settings:
+            raise ConfigError("--set changes the configuration of tickdrive's agents only.", "Leave it out.")
+        spec = AgentSpec(options.agent, str(options.agent_config or ""))
+    with server(
+        console, options.carla, routes[0].town, None, options.seed, folder / "simulator.log"
+    ) as simulator:
+        evaluator = Evaluator(evaluation, simulator.host, simulator.port, simulator.is_alive)
+        observers: list[Observer] = [LiveLine(console, evaluation.budget_ms)]
+        outcome = evaluator.run(routes, spec, folder, observers, resume=options.resume)
+    console.print(evaluation_table(outcome))
+    console.print(f"  {outcome.path}")
+    write_json(
+        options.json_file,
+        {"schema": 1, "results": [record.to_json() for record in outcome.records], "global": outcome.data},
+    )
+    if outcome.crashed:
+        error_console.print(
+            f"[bold red]the simulator died[/] (see {folder / 'simulator.log'}); "
+            f"go on with --resume --out {folder}"
+        )
+        sys.exit(1)
+    if outcome.interrupted:
+        error_console.print(f"stopped; go on with --resume --out {folder}")
+        sys.exit(130)
+
+
+def evaluation_table(outcome: EvaluationOutcome) -> Table:
+    """All routes, a line each, and their mean."""
+    table = Table(title="Evaluation", title_justify="left", caption_justify="left")
+    for name in ("route", "status"):
+        table.add_column(name)
+    for name in ("score", "completion %", "penalty", "infractions", "km", "sim s"):
+        table.add_column(name, justify="right")
+    for record in outcome.records:
+        scores = record.scores
+        table.add_row(
+            record.route_id.removeprefix("RouteScenario_"),
+            record.status,
+            f"{scores['score_composed']:.1f}",
+            f"{scores['score_route']:.1f}",
+            f"{scores['score_penalty']:.2f}",
+            str(record.num_infractions),
+            f"{record.meta['route_length'] / 1000:.2f}",
+            f"{record.meta['duration_game']:.0f}",
+        )
+    if outcome.records:
+        mean = sum(r.scores["score_composed"] for r in outcome.records) / len(outcome.records)
+        table.add_section()
+        table.add_row(f"mean of {len(outcome.records)}", "", f"{mean:.1f}", style="bold")
+    return table

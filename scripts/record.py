@@ -1,0 +1,187 @@
+"""`tickdrive record`: the expert drives routes, several at once, and what it sees and would do is written."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tickdrive.leaderboard.routes import Route, read_routes
+from tickdrive.planner.errors import ConfigError, TickdriveError
+from tickdrive.scripts.output import console, error_console
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """The command's options; see `tickdrive record --help`."""
+
+    routes: tuple[Path, ...]
+    out: Path
+    seeds: tuple[int, ...] = (0,)
+    jobs: int = 1
+    val_towns: tuple[str, ...] = ("TickTown02",)
+    val_every: int = 8
+    perturb: float = 0.08
+    stride_ticks: int = 5
+    vehicles: int = 24
+    walkers: int = 16
+
+
+@dataclass(frozen=True)
+class _Drive:
+    """One drive to record, as a worker process gets it."""
+
+    routes_file: Path
+    route_id: str
+    town: str
+    seed: int
+    split: str
+    folder: Path
+    options: RecordOptions
+
+
+def run(options: RecordOptions) -> None:
+    """Record every route with every seed; drives that are there already are kept.
+
+    Raises:
+        TickdriveError: an option or a route file cannot be used, or no drive could be recorded.
+    """
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs is {options.jobs}.", "Give at least 1.")
+    drives = [drive for path in options.routes for drive in _drives(path, options)]
+    todo = [drive for drive in drives if not (drive.folder / "done").exists()]
+    console.print(f"{len(drives)} drives, {len(drives) - len(todo)} of them recorded already")
+    failures: list[str] = []
+    columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    context = multiprocessing.get_context("spawn")
+    with (
+        Progress(*columns, console=console) as progress,
+        ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=8) as pool,
+    ):
+        bar = progress.add_task("drives", total=len(todo))
+        for future in as_completed([pool.submit(_record, drive) for drive in todo]):
+            message = future.result()
+            if message:
+                failures.append(message)
+                progress.console.print(f"[yellow]{message}[/]")
+            progress.advance(bar)
+    if failures and len(failures) == len(todo):
+        raise TickdriveError("No drive could be recorded.", "See the messages above.")
+    if failures:
+        error_console.print(
+            f"{len(failures)} of {len(todo)} drives failed; run the command again to retry them"
+        )
+        sys.exit(1)
+
+
+def _drives(path: Path, options: RecordOptions) -> list[_Drive]:
+    drives = []
+    for index, route in enumerate(read_routes(path)):
+        split = _split(route, index, options)
+        for seed in options.seeds:
+            name = f"{route.town}_{route.id}_seed{seed}"
+            # Every drive differs in light, weather and traffic, also where the seeds are the same.
+            drives.append(
+                _Drive(path, route.id, route.town, seed * 1000 + index, split, options.out / name, options)
+            )
+    return drives
+
+
+def _split(route: Route, index: int, options: RecordOptions) -> str:
+    """By route and town, never by frame."""
+    if route.town in options.val_towns:
+        return "val_town"
+    return (
+        "val_route" if options.val_every and index % options.val_every == options.val_every - 1 else "train"
+    )
+
+
+def _record(drive: _Drive) -> str:
+    """Record one drive in this process; an error message, or nothing."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        return _drive(drive)
+    except TickdriveError as error:
+        return f"{drive.folder.name}: {error}"
+
+
+def _drive(drive: _Drive) -> str:
+    import tickdrive.agents
+    from tickdrive.leaderboard.agent_loading import AgentSpec
+    from tickdrive.leaderboard.evaluation_config import EvaluationConfig, TrafficConfig
+    from tickdrive.leaderboard.evaluator import Evaluator
+    from tickdrive.leaderboard.simulator.launch import SimulatorProcess
+
+    options = drive.options
+    _discard(drive.folder)
+    config = {
+        "out": str(drive.folder.resolve()),
+        "split": drive.split,
+        "route": drive.route_id,
+        "seed": drive.seed,
+        "perturb": options.perturb,
+        "stride_ticks": options.stride_ticks,
+    }
+    results = drive.folder.with_name(drive.folder.name + ".evaluation")
+    results.mkdir(parents=True, exist_ok=True)
+    config_path = results / "recording.yaml"
+    config_path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    agent = Path(next(iter(tickdrive.agents.__path__))) / "recording_agent.py"
+    traffic = TrafficConfig(
+        vehicles=options.vehicles,
+        walkers=options.walkers,
+        crossing_walkers=options.walkers // 2,
+        lead_vehicle=drive.seed % 2 == 0,
+    )
+    evaluation = EvaluationConfig(seed=drive.seed, blocked_s=90.0, traffic=traffic)
+    with SimulatorProcess.start(
+        town=drive.town, seed=drive.seed, log_path=results / "simulator.log"
+    ) as server:
+        evaluator = Evaluator(evaluation, server.host, server.port, server.alive)
+        routes = read_routes(drive.routes_file, drive.route_id)
+        outcome = evaluator.run(routes, AgentSpec(str(agent), str(config_path)), results)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if not outcome.records:
+        return f"{drive.folder.name}: the simulator died, see {results / 'simulator.log'}"
+    record = outcome.records[0]
+    if record.status.startswith("Failed - Agent crashed"):
+        return f"{drive.folder.name}: {record.status}"
+    (drive.folder / "done").write_text(f"{record.status} {record.scores['score_composed']:.1f}\n")
+    return ""
+
+
+def _discard(folder: Path) -> None:
+    """Remove what an interrupted drive left."""
+    import shutil
+
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0`, `0,3,5` or `0-4`.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    seeds: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError as error:
+        raise ConfigError(f"--seeds is {text!r}.", "Write 0, or 0,3,5, or 0-4.") from error
+    return tuple(seeds)
