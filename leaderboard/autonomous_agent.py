@@ -12,7 +12,7 @@ from typing import Any
 
 import carla
 
-from tickdrive.leaderboard.route_planner import PLAN_GAP_M, downsample
+from tickdrive.leaderboard.route_planner import PLAN_GAP_M, RoutePoint, downsample
 from tickdrive.leaderboard.sensor_interface import SensorInterface
 
 
@@ -88,3 +88,21 @@ class AutonomousAgent:
     def get_ros_version() -> int:
         """-1: no ROS agent."""
         return -1
+
+
+class PrivilegedAgent(AutonomousAgent):
+    """An agent that reads the true state of the world: an expert, a recorder, a test.
+
+    It is handed the evaluator's own world, whose snapshot is that of the present tick. A client of its own
+    would lag behind, and sees no actor at all before its first tick.
+    """
+
+    def use_world(self, world: carla.World, ego: carla.Vehicle, route: Sequence[RoutePoint]) -> None:
+        """Called once per route, before the first step.
+
+        Args:
+            world: the evaluator's world; not to be ticked.
+            ego: the vehicle to be driven.
+            route: the dense route.
+        """
+        self.world, self.ego, self.route = world, ego, tuple(route)

@@ -2,8 +2,7 @@
 
 Schema: leaderboard 2.x `leaderboard/utils/statistics_manager.py` (`Results`, `RouteRecord`, `GlobalRecord`).
 Beyond it the file has two blocks at its top that upstream's readers ignore: `latency`, and `tickdrive`
-(rules, agent, seed, the routes in order, skipped scenarios). Every record further has `criteria`, the rows of the
-result table.
+(rules, agent, seed, the routes in order, skipped scenarios). Every record also has `criteria`, its table.
 """
 
 from __future__ import annotations

@@ -1,0 +1,151 @@
+"""Loading an agent by name or by path, as the leaderboards do."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+from tickdrive.leaderboard.sensor_interface import SensorInterface
+from tickdrive.planner.errors import ConfigError, did_you_mean
+
+BUILT_IN: Mapping[str, str] = {
+    "diffusion": "tickdrive.agents.diffusion_agent",
+    "expert": "tickdrive.agents.expert_agent",
+}
+_LOGGER = logging.getLogger(__name__)
+
+
+class AgentTimeout(Exception):
+    """The agent took longer than it may for its setup or a step."""
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """Which agent drives.
+
+    Attributes:
+        agent: a built-in name ("diffusion", "expert") or the path of a Python file.
+        config: handed to the agent's `setup`; for leaderboard agents the path of their configuration.
+    """
+
+    agent: str
+    config: str = ""
+
+
+def load_agent_class(spec: AgentSpec) -> type:
+    """Import an agent's module and return the class that its `get_entry_point` names.
+
+    A file is loaded as the leaderboards load it: its folder goes first on `sys.path`, and the module's name is
+    the file's name up to the first dot.
+
+    Raises:
+        ConfigError: there is no such agent, or its module does not follow the contract.
+    """
+    module = _import(spec.agent)
+    entry = getattr(module, "get_entry_point", None)
+    if not callable(entry):
+        raise ConfigError(
+            f"Agent {spec.agent!r} defines no get_entry_point().", "Define it to return the class's name."
+        )
+    name = entry()
+    agent_class = getattr(module, str(name), None)
+    if not inspect.isclass(agent_class):
+        raise ConfigError(
+            f"Agent {spec.agent!r}: get_entry_point() names {name!r}, which is no class of its module."
+        )
+    return agent_class
+
+
+def _import(agent: str) -> ModuleType:
+    if agent in BUILT_IN:
+        return importlib.import_module(BUILT_IN[agent])
+    path = Path(agent)
+    if path.suffix != ".py":
+        raise ConfigError(
+            f"There is no agent {agent!r}.", f"{did_you_mean(agent, BUILT_IN)} Or give a .py file."
+        )
+    if not path.is_file():
+        raise ConfigError(f"Agent file {path} does not exist.", "Check the path.")
+    path = path.resolve()
+    name = path.name.split(".")[0]
+    loaded = sys.modules.get(name)
+    if loaded is not None and Path(getattr(loaded, "__file__", None) or "/") != path:
+        raise ConfigError(
+            f"Agent file {path} is called like the module {name!r}, which is already loaded.",
+            "Rename the file.",
+        )
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    return importlib.import_module(name)
+
+
+def build_agent(agent_class: type, host: str, port: int, debug: bool, config: str) -> Any:
+    """Construct an agent: `cls(host, port, debug)`, or leaderboard 1.0's `cls(path_to_config)`."""
+    parameters = inspect.signature(agent_class).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if takes_any or len(positional) >= 2:
+        return agent_class(host, port, debug)
+    return agent_class(config)
+
+
+def step_agent(agent: Any, frame: int, sim_s: float) -> tuple[Any, float]:
+    """One step of an agent of ours or of upstream's base class.
+
+    Upstream's `__call__` asks scenario_runner for the time; here its two parts are called one by one.
+
+    Returns:
+        the control, and the milliseconds that were spent waiting for sensors.
+    """
+    interface = agent.sensor_interface
+    if isinstance(interface, SensorInterface):
+        interface.clock.frame, interface.clock.sim_s = frame, sim_s
+        return agent(), interface.waited_ms
+    data = interface.get_data(frame)
+    control = agent.run_step(data, sim_s)
+    control.manual_gear_shift = False
+    return control, 0.0
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `AgentTimeout` in the block after that time.
+
+    Works where the process can be interrupted: in the main thread, on systems with SIGALRM. Elsewhere the
+    block runs without a limit (said once in the log).
+    """
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        _say_unwatched()
+        yield
+        return
+
+    def expired(number: int, frame: FrameType | None) -> None:
+        raise AgentTimeout(f"The agent took longer than {seconds:g} s.")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+_unwatched_said = False
+
+
+def _say_unwatched() -> None:
+    global _unwatched_said
+    if not _unwatched_said:
+        _unwatched_said = True
+        _LOGGER.warning("agents run without a time limit here: it needs the main thread and SIGALRM")

@@ -1,0 +1,202 @@
+"""One connection to a CARLA server, embedded or real, in synchronous mode."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+import carla
+
+from tickdrive.planner.errors import RouteError, ServerError, did_you_mean
+
+_LOGGER = logging.getLogger(__name__)
+# the client's callbacks block its I/O threads; with as few of them as cores, sensor data can starve a tick
+_CLIENT_THREADS = 8
+# the Traffic Manager's thread must be at rest when the world goes: it is woken without a lock, and a wake-up
+# that comes while it is about to sleep is lost (then `load_world` never returns)
+_REST_S = 0.05
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Split ``HOST:PORT``; the port may be left out (2000).
+
+    Raises:
+        ServerError: the port is no port number.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return text, 2000
+    if not host or not port.isdigit() or not 0 < int(port) < 65535:
+        raise ServerError(f"{text!r} is no server address.", "Write HOST:PORT, for example localhost:2000.")
+    return host, int(port)
+
+
+class CarlaSession:
+    """Client, world and Traffic Manager; use as a context manager.
+
+    Leaving it puts the server back into asynchronous mode, as upstream does.
+
+    Args:
+        host: the server's address.
+        port: its RPC port.
+        tick_hz: fixed rate of the simulation.
+        timeout_s: for any call.
+        is_alive: says whether the server's process lives, where that is known: then its death is noticed
+            at once, not after `timeout_s`.
+
+    Raises:
+        ServerError: nothing answers there, or the server's version is not the client's.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        tick_hz: float = 20.0,
+        timeout_s: float = 60.0,
+        is_alive: Callable[[], bool] | None = None,
+    ) -> None:
+        self.host, self.port = host, port
+        self.dead = False
+        self._tick_s = 1.0 / tick_hz
+        self._timeout_s = timeout_s
+        self._is_alive = is_alive or (lambda: True)
+        self.client = carla.Client(host, port, _CLIENT_THREADS)
+        self.client.set_timeout(timeout_s)
+        self._check_versions()
+        self.world = self.client.get_world()
+        self._apply_settings()
+        self.map = self.world.get_map()
+        self.traffic_manager_port = free_port()
+        self.traffic_manager = self.client.get_trafficmanager(self.traffic_manager_port)
+        self.traffic_manager.set_synchronous_mode(True)
+
+    def _check_versions(self) -> None:
+        try:
+            server = self.client.get_server_version()
+        except RuntimeError as error:
+            raise ServerError(
+                f"No CARLA server answers at {self.host}:{self.port} within {self._timeout_s:g} s.",
+                "Start it, or check the address.",
+            ) from error
+        client = self.client.get_client_version()
+        if client != server:
+            raise ServerError(
+                f"The server at {self.host}:{self.port} is CARLA {server}, the client here is {client}.",
+                f"Install the client of that version: pip install carla=={server}",
+            )
+
+    def _apply_settings(self) -> None:
+        settings = self.world.get_settings()
+        settings.synchronous_mode = True
+        settings.fixed_delta_seconds = self._tick_s
+        settings.deterministic_ragdolls = True
+        settings.spectator_as_ego = False
+        self.world.apply_settings(settings)
+
+    def check_towns(self, towns: Iterable[str]) -> None:
+        """Raise a `RouteError` for a town that the server does not have."""
+        known = {name.split("/")[-1] for name in self.client.get_available_maps()}
+        for town in towns:
+            if town.split("/")[-1] not in known:
+                raise RouteError(
+                    f"The server has no town {town!r}.", did_you_mean(town.split("/")[-1], known)
+                )
+
+    def load(self, town: str, seed: int, opendrive: str | None = None) -> None:
+        """Load a town anew, so that every route begins in the same state.
+
+        No vehicle may be registered with the Traffic Manager (see `Traffic.destroy`).
+
+        Args:
+            town: map name.
+            seed: of the Traffic Manager.
+            opendrive: OpenDRIVE text to make the world of, instead of the server's own map.
+
+        Raises:
+            ServerError: the server failed to, or loaded another map.
+        """
+        time.sleep(_REST_S)
+        try:
+            if opendrive is None:
+                self.world = self.client.load_world(town, reset_settings=False)
+            else:
+                self.world = self.client.generate_opendrive_world(opendrive, reset_settings=False)
+            self._apply_settings()
+            self.world.reset_all_traffic_lights()
+            self.traffic_manager.set_random_device_seed(seed)
+            self.tick()
+            self.map = self.world.get_map()
+        except RuntimeError as error:
+            raise self._lost(f"The town {town} could not be loaded: {error}") from error
+        name = self.map.name.split("/")[-1]
+        if opendrive is None and name != town.split("/")[-1]:
+            raise ServerError(f"Asked for {town}, the server loaded {name}.")
+
+    def tick(self) -> carla.WorldSnapshot:
+        """Advance the simulation by one tick.
+
+        Raises:
+            ServerError: the server is gone or does not answer; `dead` is set.
+        """
+        if not self._is_alive():
+            raise self._lost("The simulator's process has ended.")
+        try:
+            self.world.tick(self._timeout_s)
+            return self.world.get_snapshot()
+        except RuntimeError as error:
+            raise self._lost(f"The simulator does not answer: {error}") from error
+
+    def answers(self) -> bool:
+        """Whether the server still answers; asked when something else failed, to tell whose fault it was."""
+        if self.dead or not self._is_alive():
+            self.dead = True
+            return False
+        try:
+            self.client.set_timeout(min(5.0, self._timeout_s))
+            self.client.get_server_version()
+        except RuntimeError:
+            self.dead = True
+            return False
+        self.client.set_timeout(self._timeout_s)
+        return True
+
+    def _lost(self, what: str) -> ServerError:
+        self.dead = True
+        self.client.set_timeout(1.0)  # whatever is cleaned up now must not wait long
+        return ServerError(what, "Look at the simulator's log; then resume the evaluation.")
+
+    def close(self) -> None:
+        """Leave the server in asynchronous mode; without effect on a dead one."""
+        if not self.answers():
+            return
+        try:
+            time.sleep(_REST_S)
+            self.traffic_manager.set_synchronous_mode(False)
+            settings = self.world.get_settings()
+            settings.synchronous_mode = False
+            settings.fixed_delta_seconds = None
+            settings.deterministic_ragdolls = False
+            settings.spectator_as_ego = True
+            self.world.apply_settings(settings)
+            self.traffic_manager.shut_down()
+        except RuntimeError as error:
+            _LOGGER.warning("leaving synchronous mode failed: %s", error)
+
+    def __enter__(self) -> CarlaSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def free_port() -> int:
+    """A port that nothing listens on now, so that evaluations side by side do not collide."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

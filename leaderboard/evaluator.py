@@ -1,0 +1,180 @@
+"""Drives a set of routes with one agent, and keeps their results on disk after every one.
+
+The flow is upstream's `leaderboard_evaluator.py`: per route the world is loaded anew, ego, traffic and agent
+are made, and the route is driven and scored; a dead simulator or sensors that are not allowed stop the
+evaluation, any other failure only its route.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tickdrive.leaderboard.agent_loading import AgentSpec, load_agent_class
+from tickdrive.leaderboard.carla_session import CarlaSession
+from tickdrive.leaderboard.evaluation_config import EvaluationConfig
+from tickdrive.leaderboard.observer import Observer, Observers
+from tickdrive.leaderboard.results import Results, RouteRecord
+from tickdrive.leaderboard.route_run import RouteRun, RouteTask
+from tickdrive.leaderboard.routes import Route
+from tickdrive.leaderboard.sensor_interface import SENSOR_ICONS
+from tickdrive.planner.config import config_hash
+from tickdrive.planner.errors import RouteError
+
+RESULTS_NAME = "results.json"
+
+
+@dataclass(frozen=True)
+class EvaluationOutcome:
+    """What an evaluation left behind.
+
+    Attributes:
+        path: the results file.
+        data: its content.
+        records: of all routes that are done, in order, those of resumed runs included.
+        interrupted: stopped by Ctrl-C; the route under way has no record.
+        crashed: stopped because the simulator died; that route is driven again on resume.
+    """
+
+    path: Path
+    data: Mapping[str, Any]
+    records: tuple[RouteRecord, ...]
+    interrupted: bool
+    crashed: bool
+
+
+class Evaluator:
+    """Evaluates agents on a CARLA server, embedded or real.
+
+    Args:
+        config: how routes are driven and scored.
+        host: the server's address.
+        port: its RPC port.
+        is_alive: says whether the server's process lives, where that is known.
+        opendrive: town -> OpenDRIVE text, for towns that the server does not have itself.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        host: str = "127.0.0.1",
+        port: int = 2000,
+        is_alive: Callable[[], bool] | None = None,
+        opendrive: Mapping[str, str] | None = None,
+    ) -> None:
+        self._config = config
+        self._host, self._port = host, port
+        self._is_alive = is_alive
+        self._opendrive = dict(opendrive or {})
+
+    def run(
+        self,
+        routes: Sequence[Route],
+        agent: AgentSpec,
+        out_dir: str | Path,
+        observers: Sequence[Observer] = (),
+        resume: bool = False,
+    ) -> EvaluationOutcome:
+        """Drive all routes that have no record yet.
+
+        Args:
+            routes: what to drive, each `config.repetitions` times.
+            agent: who drives.
+            out_dir: `results.json` is written there.
+            observers: told of everything.
+            resume: go on with the results in `out_dir`; without it they are replaced.
+
+        Raises:
+            RouteError: no routes, a town the server does not have, or a route that does not fit its town.
+            ConfigError: the agent cannot be loaded.
+            ServerError: the server cannot be reached or has another version than the client.
+            DataError: the results to resume are damaged or belong to another evaluation.
+        """
+        if not routes:
+            raise RouteError("There are no routes to drive.", "Give at least one.")
+        observer = Observers(tuple(observers))
+        agent_class = load_agent_class(agent)
+        tasks = make_tasks(routes, self._config)
+        results = Results.open(
+            Path(out_dir) / RESULTS_NAME,
+            [task.route_id for task in tasks],
+            notes={
+                "agent": agent.agent,
+                "agent_config": agent.config,
+                "rules": self._config.rules,
+                "seed": self._config.seed,
+                "config_hash": config_hash(self._config),
+                "skipped_scenarios": _skipped(routes, observer),
+            },
+            resume=resume,
+            budget_ms=self._config.budget_ms,
+        )
+        interrupted = crashed = False
+        pending = set(results.pending())
+        if pending:
+            with CarlaSession(
+                self._host, self._port, self._config.tick_hz, self._config.server_timeout_s, self._is_alive
+            ) as session:
+                session.check_towns({t.route.town for t in tasks} - set(self._opendrive))
+                try:
+                    crashed = self._drive(session, tasks, pending, agent_class, agent, results, observer)
+                except KeyboardInterrupt:
+                    interrupted = True
+        results.conclude()
+        data = results.to_json()
+        records = tuple(results.records[i] for i in results.route_ids if i in results.records)
+        return EvaluationOutcome(results.path, data, records, interrupted, crashed)
+
+    def _drive(
+        self,
+        session: CarlaSession,
+        tasks: Sequence[RouteTask],
+        pending: set[str],
+        agent_class: type,
+        spec: AgentSpec,
+        results: Results,
+        observer: Observer,
+    ) -> bool:
+        for task in tasks:
+            if task.route_id not in pending:
+                continue
+            results.begin()
+            opendrive = self._opendrive.get(task.route.town)
+            run = RouteRun(session, task, agent_class, spec, self._config, observer, opendrive)
+            record = run.run()
+            if run.sensor_types and not results.sensors:
+                results.sensors = [SENSOR_ICONS[kind] for kind in run.sensor_types]
+            results.finish(record, run.timing)
+            if run.stop_evaluation:
+                return record.simulation_crashed
+        return False
+
+
+def make_tasks(routes: Sequence[Route], config: EvaluationConfig) -> list[RouteTask]:
+    """Routes times repetitions, in upstream's order (all repetitions of a route after each other)."""
+    total = len(routes) * config.repetitions
+    return [
+        RouteTask(
+            route=route,
+            route_id=f"{route.name}_rep{repetition}",
+            index=i * config.repetitions + repetition,
+            total=total,
+            seed=config.seed + repetition,
+        )
+        for i, route in enumerate(routes)
+        for repetition in range(config.repetitions)
+    ]
+
+
+def _skipped(routes: Sequence[Route], observer: Observer) -> dict[str, int]:
+    """Count the scenarios that are skipped, by type, and say so."""
+    types = Counter(scenario.type for route in routes for scenario in route.scenarios)
+    if types:
+        listed = ", ".join(f"{n} {name}" for name, n in sorted(types.items()))
+        observer.on_message(
+            f"Skipping {sum(types.values())} scenarios, which this evaluator does not run: {listed}"
+        )
+    return dict(sorted(types.items()))
