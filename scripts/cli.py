@@ -89,6 +89,93 @@ def drive(
 
 
 @app.command()
+def evaluate(
+    routes: Annotated[Path, typer.Argument(help="Route file (leaderboard 2.x, Bench2Drive or 1.0 XML).")],
+    subset: Annotated[str, typer.Option(help="Only these route ids: 3, or 1,4, or 2-6.")] = "",
+    agent: Annotated[
+        str, typer.Option(help="diffusion, expert, or the path of any leaderboard agent.")
+    ] = "diffusion",
+    agent_config: Annotated[Path | None, typer.Option(help="The agent's configuration.")] = None,
+    settings: SetOption = None,
+    rules: Annotated[str, typer.Option(help="Scoring: 2.0, 2.1 or bench2drive.")] = "2.0",
+    seed: Annotated[int, typer.Option(help="Traffic, lights and noise.")] = 0,
+    repetitions: Annotated[
+        int, typer.Option(help="How often each route is driven; repetition k has seed + k.")
+    ] = 1,
+    carla: CarlaOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results. Default: runs/<date>-<file>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the results in --out.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Drive all routes of a file and score them by the rules of the leaderboard; resumes after a kill."""
+    from tickdrive.scripts import evaluate as command
+
+    command.run(
+        command.EvaluateOptions(
+            routes=routes,
+            subset=subset,
+            agent=agent,
+            agent_config=agent_config,
+            settings=tuple(settings or ()),
+            rules=rules,
+            seed=seed,
+            repetitions=repetitions,
+            carla=carla,
+            out=out,
+            resume=resume,
+            json_file=json_file,
+        )
+    )
+
+
+@app.command()
+def sim(
+    town: Annotated[str, typer.Option(help="A shipped town.")] = "TickTown01",
+    xodr: Annotated[Path | None, typer.Option(help="Any OpenDRIVE file, as the town.")] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than loopback let anyone in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="RPC port; sensor streams use the next one.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Lights and sensor noise.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of the renderer.", min=1)] = 1,
+) -> None:
+    """Serve the embedded simulator alone: any carla 0.9.16 client can connect."""
+    from tickdrive.scripts import sim as command
+
+    command.run(town, xodr, host, port, seed, threads)
+
+
+@app.command()
+def record(
+    routes: Annotated[list[Path], typer.Argument(help="Route files to record.")],
+    out: Annotated[Path, typer.Option(help="Folder of the recordings.")] = Path("recordings"),
+    seeds: Annotated[str, typer.Option(help="0, or 0,3,5, or 0-4.")] = "0",
+    jobs: Annotated[int, typer.Option(help="Drives at a time; each takes about 1.5 cores.")] = 1,
+    val_towns: Annotated[str, typer.Option(help="Towns kept out of training, by comma.")] = "TickTown02",
+    val_every: Annotated[
+        int, typer.Option(help="Every so many-th route is kept out of training; 0: none.")
+    ] = 8,
+    perturb: Annotated[float, typer.Option(help="Share of the time in which controls are disturbed.")] = 0.08,
+) -> None:
+    """Record the expert: what the agent's sensors see, and what the expert would do. Resumes."""
+    from tickdrive.scripts import record as command
+
+    command.run(
+        command.RecordOptions(
+            routes=tuple(routes),
+            out=out,
+            seeds=command.parse_seeds(seeds),
+            jobs=jobs,
+            val_towns=tuple(filter(None, val_towns.split(","))),
+            val_every=val_every,
+            perturb=perturb,
+        )
+    )
+
+
+@app.command()
 def latency(
     log: Annotated[Path, typer.Argument(help="A run's folder or its ticks.jsonl.")],
     budget_ms: Annotated[float, typer.Option(help="The tick's budget.", min=0.001)] = 50.0,
@@ -98,6 +185,18 @@ def latency(
     from tickdrive.scripts import latency as command
 
     command.run(log, budget_ms, json_file)
+
+
+@bench.command("log")
+def bench_log(
+    ticks: Annotated[int, typer.Option(help="Ticks to measure.", min=10)] = 2000,
+    json_file: JsonOption = None,
+) -> None:
+    """What tracing and logging cost in a tick."""
+    from tickdrive.agents.tick_log_benchmark import run_log_benchmark
+    from tickdrive.scripts.output import show_rows
+
+    show_rows("Tick log", run_log_benchmark(ticks), json_file)
 
 
 def main() -> None:

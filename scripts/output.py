@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from tickdrive.planner.errors import DataError
 
@@ -43,3 +44,19 @@ def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
 def results_json(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The form of all benchmarks: ``{"schema": 1, "results": [...]}``."""
     return {"schema": 1, "results": [dict(row) for row in rows]}
+
+
+def show_rows(title: str, rows: Sequence[Mapping[str, Any]], json_file: Path | None) -> None:
+    """Print a benchmark's rows as a table and write them as JSON."""
+    table = Table(title=title, title_justify="left")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        table.add_column(name, justify="right" if isinstance(rows[0].get(name), (int, float)) else "left")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in names))
+    console.print(table)
+    write_json(json_file, results_json(rows))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
