@@ -76,7 +76,7 @@ class FrontEnd:
             config.rig.gnss,
         )
         self._status = EgoStatusHistory(status_width)
-        self._preprocessor = Preprocessor(config.rig.planning_camera)
+        self._preprocessor = Preprocessor()
 
     def step(
         self,
@@ -110,8 +110,9 @@ class FrontEnd:
         return FrontEndOutput(observation, ego, guidance, status, inputs)
 
     def _inputs(self, observation: Observation, ego: EgoState, status: np.ndarray) -> PlannerInputs | None:
-        if self._config.rig.planning_camera not in observation.images:
+        image = observation.images.get(self._config.rig.planning_camera)
+        if image is None:
             # the raster's history goes on without a hole
-            self._preprocessor.lidar_bev.step(observation, ego)
+            self._preprocessor.lidar_bev.step(observation.lidar_in_ego, ego)
             return None
-        return self._preprocessor.step(observation, ego, status)
+        return self._preprocessor.step(image, observation.lidar_in_ego, ego, status)

@@ -11,16 +11,12 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from tickdrive.agents.config import AgentConfig
-from tickdrive.agents.perception.base import FeatureExtractor, build_extractor
-from tickdrive.agents.preprocess import BEV_CHANNELS, PreprocessConfig
-from tickdrive.agents.types import PlannerInputs
+from tickdrive.agents.perception.base import FeatureExtractor, load_extractor
 from tickdrive.planner.engine import PlannerEngine, build_engine
 from tickdrive.planner.errors import CheckpointError, did_you_mean
-from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
 
 _LOGGER = logging.getLogger(__name__)
@@ -95,30 +91,15 @@ def shared_models(config: AgentConfig) -> SharedModels:
         return _CACHE[key]
 
 
-def blank_inputs(config: PolicyConfig) -> PlannerInputs:
-    """Inputs of the right shapes with nothing in them."""
-    sizes = PreprocessConfig()
-    bev = sizes.bev
-    return PlannerInputs(
-        image=np.zeros((sizes.image_height, sizes.image_width, 3), np.uint8),
-        lidar_bev=np.zeros((bev.n_frames, len(BEV_CHANNELS), bev.rows, bev.columns), np.uint8),
-        ego_status=np.zeros((config.n_status, config.status_width), np.float32),
-    )
-
-
 def _load(config: AgentConfig, checkpoint: Path) -> SharedModels:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     planner = config.planner
     policy = DiffusionPolicy.from_pretrained(checkpoint)
     engine = build_engine(planner.engine, policy, planner.device, planner.dtype)
-    perception_folder = (
-        resolve_checkpoint(config.perception.checkpoint) if config.perception.checkpoint else checkpoint
-    )
-    extractor = build_extractor(config.perception, perception_folder, str(engine.device))
-    extractor.warm_up()
-    # one pass of perception tells how many tokens the planner has to be warm for
-    features, _ = extractor.extract(blank_inputs(engine.config))
+    extractor = load_extractor(config.perception, checkpoint, engine.config, engine.device)
+    # one pass warms perception up, and tells how many tokens the planner has to be warm for
+    features, _ = extractor.extract(extractor.example_inputs())
     engine.warm_up(
         n_vl=features.vl_tokens.shape[1],
         n_reasoning=features.reasoning_tokens.shape[1],

@@ -24,6 +24,15 @@ SIZES = {"n_emb": 32, "n_head": 4, "n_layer": 2, "n_encoder_layer": 1, "vl_width
 M_TO_DEG = 360.0 / (2.0 * math.pi * 6378137.0)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny networks: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Waypoint:
     def __init__(self, x, y, yaw=0.0):
         self.location = type("L", (), {"x": x, "y": y, "z": 0.0})
