@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from tickdrive.leaderboard.results import RouteRecord
 
 _STYLES = {"SUCCESS": "green", "FAILURE": "red"}
 
 
-def results_table(record: RouteRecord) -> Table:
-    """A route's criteria and scores, as `leaderboard/utils/result_writer.py` prints them, scores added."""
+def results_table(record: RouteRecord) -> Group:
+    """A route's criteria, scores and infractions, after upstream's `leaderboard/utils/result_writer.py`."""
     ok = not record.status.startswith("Failed") and record.num_infractions == 0
     table = Table(
         title=f"Results of {record.route_id}: {record.status}",
@@ -20,7 +22,6 @@ def results_table(record: RouteRecord) -> Table:
         else "bold red"
         if record.status.startswith("Failed")
         else "bold yellow",
-        caption_justify="left",
     )
     table.add_column("Criterion")
     table.add_column("Result")
@@ -35,10 +36,6 @@ def results_table(record: RouteRecord) -> Table:
     game_s, system_s = record.meta["duration_game"], record.meta["duration_system"]
     ratio = game_s / system_s if system_s else 0.0
     messages = [message for messages in record.infractions.values() for message in messages]
-    lines = [
-        f"{record.meta['route_length']:.0f} m in {game_s:.1f} s simulated, {system_s:.1f} s of wall time "
-        f"({ratio:.2f}x)",
-        *messages,
-    ]
-    table.caption = "\n".join(lines)
-    return table
+    duration = f"{game_s:.1f} s simulated, {system_s:.1f} s of wall time ({ratio:.2f}x)"
+    lines = [f"{record.meta['route_length']:.0f} m in {duration}", *messages]
+    return Group(table, *(Text(line) for line in lines))
