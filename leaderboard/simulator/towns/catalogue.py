@@ -1,0 +1,34 @@
+"""The towns that ship with tickdrive: OpenDRIVE files beside this module (made by `scripts/make_towns.py`)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+
+from tickdrive.planner.errors import ServerError, did_you_mean
+
+_SUFFIX = ".xodr"
+
+
+@lru_cache(maxsize=1)
+def town_names() -> tuple[str, ...]:
+    """Names of the shipped towns, in alphabetical order."""
+    folder = resources.files(__package__)
+    return tuple(sorted(f.name[: -len(_SUFFIX)] for f in folder.iterdir() if f.name.endswith(_SUFFIX)))
+
+
+@lru_cache(maxsize=8)
+def read_town(name: str) -> str:
+    """OpenDRIVE text of a shipped town.
+
+    Raises:
+        ServerError: there is no such town.
+    """
+    if name not in town_names():
+        raise ServerError(f"There is no town {name!r}.", did_you_mean(name, town_names()))
+    return (resources.files(__package__) / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+
+
+def is_shipped(name: str, xodr: str) -> bool:
+    """Whether `xodr` is, to the letter, the shipped town of that name."""
+    return name in town_names() and read_town(name) == xodr
