@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from tickdrive.agents.types import EgoState, Observation, PlannerInputs
+from tickdrive.agents.types import EgoState, PlannerInputs
 from tickdrive.planner.errors import ConfigError, SensorError
 
 BEV_CHANNELS = ("ground", "obstacle", "high")
@@ -88,33 +88,33 @@ class PreprocessConfig:
     bev: BevConfig = field(default_factory=BevConfig)
 
 
-def image_for_network(
-    observation: Observation, camera_id: str, config: PreprocessConfig | None = None
-) -> np.ndarray:
+def image_for_network(image_bgr: np.ndarray, config: PreprocessConfig | None = None) -> np.ndarray:
     """The planning camera's picture as the network takes it.
 
     The whole picture is kept: with a level camera lights hang in its upper half, and no bonnet is in view.
+
+    Args:
+        image_bgr: (H, W, 3) uint8 BGR, as `Observation.images` has it.
+        config: size wanted.
 
     Returns:
         (H, W, 3) uint8 RGB, contiguous, of the configured size.
 
     Raises:
-        SensorError: this tick has no such picture.
+        SensorError: not such a picture.
     """
     config = config or PreprocessConfig()
-    if camera_id not in observation.images:
+    if image_bgr.dtype != np.uint8 or image_bgr.ndim != 3 or image_bgr.shape[2] != 3:
         raise SensorError(
-            f"Frame {observation.frame} has no picture of camera {camera_id!r}.",
-            f"Pictures there are: {', '.join(sorted(observation.images)) or 'none'}.",
+            f"A picture is {image_bgr.dtype} {image_bgr.shape}.", "Give uint8 (height, width, 3) BGR."
         )
-    image = observation.images[camera_id]
     size = (config.image_width, config.image_height)
-    if image.shape[1::-1] != size:
-        smaller = image.shape[1] > size[0]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    if image_bgr.shape[1::-1] != size:
+        smaller = image_bgr.shape[1] > size[0]
+        image_bgr = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     rgb = np.empty((config.image_height, config.image_width, 3), np.uint8)
     for channel in range(3):  # three strided copies are faster than one through a reversed view
-        rgb[:, :, channel] = image[:, :, 2 - channel]
+        rgb[:, :, channel] = image_bgr[:, :, 2 - channel]
     return rgb
 
 
@@ -201,22 +201,22 @@ class LidarBev:
         self._sweeps.clear()
         self._frames.clear()
 
-    def step(self, observation: Observation, ego: EgoState) -> np.ndarray:
+    def step(self, lidar_in_ego: np.ndarray | None, ego: EgoState) -> np.ndarray:
         """Add a tick.
 
         Args:
-            observation: its LiDAR points (or None) and time.
-            ego: the ego's pose at that time.
+            lidar_in_ego: (N, >=3) this tick's points in the ego frame, or None.
+            ego: the ego's pose and time at this tick.
 
         Returns:
             (n_frames, channels, rows, columns) uint8, oldest first. Where the history is shorter than it
             should be, the oldest frame there is stands in.
         """
-        now = observation.sim_s
+        now = ego.sim_s
         if self._frames and now <= self._frames[-1][0]:
             self.reset()  # time ran backwards: another route in the same object
-        if observation.lidar_in_ego is not None:
-            self._sweeps.append((ego, observation.lidar_in_ego))
+        if lidar_in_ego is not None:
+            self._sweeps.append((ego, lidar_in_ego))
         while self._sweeps and now - self._sweeps[0][0].sim_s > self.config.merge_s:
             self._sweeps.popleft()
         parts = [
@@ -239,12 +239,10 @@ class Preprocessor:
     """Picture and raster history of a route, tick by tick.
 
     Args:
-        camera_id: the rig's planning camera.
         config: sizes.
     """
 
-    def __init__(self, camera_id: str = "front", config: PreprocessConfig | None = None) -> None:
-        self.camera_id = camera_id
+    def __init__(self, config: PreprocessConfig | None = None) -> None:
         self.config = config or PreprocessConfig()
         self.lidar_bev = LidarBev(self.config.bev)
 
@@ -252,19 +250,19 @@ class Preprocessor:
         """Forget everything: a new route."""
         self.lidar_bev.reset()
 
-    def step(self, observation: Observation, ego: EgoState, ego_status: np.ndarray) -> PlannerInputs:
+    def step(
+        self, image_bgr: np.ndarray, lidar_in_ego: np.ndarray | None, ego: EgoState, ego_status: np.ndarray
+    ) -> PlannerInputs:
         """The network's inputs of a tick.
 
-        The raster is stepped first, so that a tick without a picture does not leave a hole in its history.
-
         Args:
-            observation: the tick's sensors.
+            image_bgr: (H, W, 3) uint8 of the planning camera.
+            lidar_in_ego: (N, >=3) points; None where the tick has none.
             ego: the ego at that time.
             ego_status: (T_obs, status) float32 of `agents/status.py`.
 
         Raises:
-            SensorError: there is no picture this tick.
+            SensorError: the picture has a form that it cannot have.
         """
-        lidar_bev = self.lidar_bev.step(observation, ego)
-        image = image_for_network(observation, self.camera_id, self.config)
-        return PlannerInputs(image=image, lidar_bev=lidar_bev, ego_status=ego_status)
+        lidar_bev = self.lidar_bev.step(lidar_in_ego, ego)
+        return PlannerInputs(image_for_network(image_bgr, self.config), lidar_bev, ego_status)

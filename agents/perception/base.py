@@ -1,6 +1,6 @@
 """What a feature extractor is: it turns a tick's inputs into tokens for the planner and words for the log.
 
-Extractors are known by name (`perception.kind` of the agent's configuration) and built by `build_extractor`;
+Extractors are known by name (`perception.kind` of the agent's configuration) and built by `load_extractor`;
 the built-in ones go the same way as any other that calls `register_extractor`.
 """
 
@@ -11,9 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from tickdrive.agents.config import PerceptionConfig
 from tickdrive.agents.types import PlannerInputs, Reasoning
-from tickdrive.planner.errors import ConfigError, did_you_mean
+from tickdrive.planner.errors import CheckpointError, ConfigError, did_you_mean
+from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.tracing import Tracer
 from tickdrive.planner.types import Features
 
@@ -30,8 +33,8 @@ class FeatureExtractor(Protocol):
         """Kind, device and dtype, for the log."""
         ...
 
-    def warm_up(self) -> None:
-        """Run once on blank inputs, so that the first tick is as fast as the others."""
+    def example_inputs(self) -> PlannerInputs:
+        """Blank inputs of the sizes it takes, to warm up with."""
         ...
 
     def extract(
@@ -50,8 +53,11 @@ class FeatureExtractor(Protocol):
         ...
 
 
-Builder = Callable[[PerceptionConfig, Path | None, str], FeatureExtractor]
-"""(configuration, checkpoint folder or None, torch device) -> extractor."""
+Builder = Callable[[PerceptionConfig, Path | None, PolicyConfig, torch.device], FeatureExtractor]
+"""(configuration, folder of trained weights or None, the planner's sizes, device) -> extractor."""
+
+PERCEPTION_FOLDER = "perception"
+"""Folder of the perception's weights within a planner checkpoint."""
 
 _BUILDERS: dict[str, Builder] = {}
 _BUILT_IN = {"compact": "tickdrive.agents.perception.compact", "vlm": "tickdrive.agents.perception.vlm"}
@@ -62,25 +68,53 @@ def register_extractor(name: str, builder: Builder) -> None:
     _BUILDERS[name] = builder
 
 
-def build_extractor(
-    config: PerceptionConfig, checkpoint: Path | None = None, device: str = "cpu"
+def load_extractor(
+    config: PerceptionConfig,
+    planner_checkpoint: Path | None,
+    policy: PolicyConfig,
+    device: torch.device | str = "cpu",
 ) -> FeatureExtractor:
-    """Build the extractor that a configuration names.
+    """Build the extractor that a configuration names, ready to run.
 
     Args:
-        config: kind and model.
-        checkpoint: folder of its trained weights.
+        config: kind, model, and where its weights are.
+        planner_checkpoint: folder of the planner's checkpoint; its `perception` folder is used where the
+            configuration names no other.
+        policy: the planner's sizes, which the tokens have to fit.
         device: torch device.
 
     Raises:
         ConfigError: there is no extractor of that name, or what it needs is not installed.
-        CheckpointError: its weights are missing, damaged or made for another network.
+        CheckpointError: its weights are missing, damaged, or their tokens do not fit the planner.
     """
     if config.kind in _BUILT_IN and config.kind not in _BUILDERS:
-        import_module(_BUILT_IN[config.kind])  # registers itself; torch and transformers load only now
+        import_module(_BUILT_IN[config.kind])  # registers itself; transformers loads only now
     if config.kind not in _BUILDERS:
         raise ConfigError(
             f"There is no feature extractor {config.kind!r}.",
             did_you_mean(config.kind, {*_BUILDERS, *_BUILT_IN}),
         )
-    return _BUILDERS[config.kind](config, checkpoint, device)
+    folder: Path | None = None
+    if config.checkpoint:
+        folder = Path(config.checkpoint).expanduser()
+    elif planner_checkpoint is not None:
+        folder = Path(planner_checkpoint) / PERCEPTION_FOLDER
+    return _BUILDERS[config.kind](config, folder, policy, torch.device(device))
+
+
+def check_widths(source: str, features: Features, policy: PolicyConfig) -> None:
+    """Refuse tokens that the planner cannot take.
+
+    Raises:
+        CheckpointError: names the kind of token and both widths.
+    """
+    for kind, tokens, width in (
+        ("VL", features.vl_tokens, policy.vl_width),
+        ("reasoning", features.reasoning_tokens, policy.reasoning_width),
+        ("observation", features.observation_tokens, policy.observation_width),
+    ):
+        if tokens.shape[-1] != width:
+            raise CheckpointError(
+                f"{source} gives {kind} tokens of width {tokens.shape[-1]}; the planner takes {width}.",
+                "Use the perception that the planner was trained with.",
+            )

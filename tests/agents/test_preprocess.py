@@ -13,20 +13,12 @@ from tickdrive.agents.preprocess import (
     rasterize,
     to_present_ego,
 )
-from tickdrive.agents.types import EgoState, Observation
+from tickdrive.agents.types import EgoState
 from tickdrive.planner.errors import ConfigError, SensorError
 
 
-def observation(sim_s=0.0, points=None, images=None):
-    return Observation(
-        frame=round(sim_s * 20),
-        sim_s=sim_s,
-        images=images or {},
-        lidar_in_ego=None if points is None else np.asarray(points, np.float32),
-        gnss=None,
-        imu=None,
-        speed_mps=0.0,
-    )
+def points(*rows):
+    return np.array(rows, np.float32)
 
 
 def ego(sim_s=0.0, x=0.0, y=0.0, yaw=0.0):
@@ -91,21 +83,21 @@ def test_points_of_the_standing_world_move_against_the_ego():
 def test_merging_two_half_sweeps_compensates_the_motion():
     bev = LidarBev()
     # one post stands at world (20.2, 3.2); the ego drives 1 m between the halves, and both halves see it
-    bev.step(observation(0.0, [[20.2, 3.2, 1.0, 0.5]]), ego(0.0))
-    out = bev.step(observation(0.05, [[19.2, 3.2, 1.0, 0.5]]), ego(0.05, x=1.0))
+    bev.step(points([20.2, 3.2, 1.0, 0.5]), ego(0.0))
+    out = bev.step(points([19.2, 3.2, 1.0, 0.5]), ego(0.05, x=1.0))
     present = out[-1]
     assert np.count_nonzero(present) == 1 and present.max() == 32
     # two ticks later the first half is too old to count
-    out = bev.step(observation(0.10, None), ego(0.10, x=2.0))
+    out = bev.step(None, ego(0.10, x=2.0))
     assert out[-1].max() == 16
-    out = bev.step(observation(0.20, None), ego(0.20, x=3.0))
+    out = bev.step(None, ego(0.20, x=3.0))
     assert not out[-1].any()
 
 
 def test_history_is_half_a_second_apart_oldest_first_and_padded_at_the_start():
     bev = LidarBev(BevConfig(merge_s=0.01))
     for tick in range(41):
-        out = bev.step(observation(tick * 0.05, [[40.25 - tick * 0.5, 0.25, 1.0, 0.0]]), ego(tick * 0.05))
+        out = bev.step(points([40.25 - tick * 0.5, 0.25, 1.0, 0.0]), ego(tick * 0.05))
         if tick == 0:
             assert (out == out[-1]).all()
     rows = [int(np.argwhere(frame)[0][1]) for frame in out]
@@ -115,30 +107,30 @@ def test_history_is_half_a_second_apart_oldest_first_and_padded_at_the_start():
 
 def test_a_clock_that_runs_backwards_is_another_route():
     bev = LidarBev()
-    bev.step(observation(10.0, [[20.0, 0.0, 1.0, 0.0]]), ego(10.0))
-    assert not bev.step(observation(0.0, None), ego(0.0)).any()
+    bev.step(points([20.0, 0.0, 1.0, 0.0]), ego(10.0))
+    assert not bev.step(None, ego(0.0)).any()
 
 
 def test_image_is_rgb_of_the_networks_size():
     bgra = np.zeros((256, 512, 4), np.uint8)
     bgra[..., 0], bgra[..., 2] = 10, 200
-    image = image_for_network(observation(images={"front": bgra[:, :, :3]}), "front")
+    image = image_for_network(bgra[:, :, :3])
     assert image.shape == (256, 512, 3) and image.flags["C_CONTIGUOUS"]
     assert image[0, 0].tolist() == [200, 0, 10]
     large = np.full((512, 1024, 3), 7, np.uint8)
-    assert image_for_network(observation(images={"front": large}), "front").shape == (256, 512, 3)
-    with pytest.raises(SensorError, match="left"):
-        image_for_network(observation(images={"left": large}), "front")
+    assert image_for_network(large).shape == (256, 512, 3)
+    with pytest.raises(SensorError, match="float"):
+        image_for_network(large.astype(np.float32))
 
 
-def test_preprocessor_keeps_the_raster_going_without_a_picture():
-    steps = Preprocessor("front", PreprocessConfig())
+def test_preprocessor_gives_the_networks_inputs():
+    steps = Preprocessor(PreprocessConfig())
     status = np.zeros((4, 22), np.float32)
-    with pytest.raises(SensorError):
-        steps.step(observation(0.0, [[20.2, 0.2, 1.0, 0.0]]), ego(0.0), status)
-    picture = {"front": np.zeros((256, 512, 3), np.uint8)}
-    inputs = steps.step(observation(0.05, None, picture), ego(0.05), status)
+    picture = np.zeros((256, 512, 3), np.uint8)
+    steps.step(picture, points([20.2, 0.2, 1.0, 0.0]), ego(0.0), status)
+    inputs = steps.step(picture, None, ego(0.05), status)
     assert inputs.lidar_bev.shape == (4, 3, 128, 128) and inputs.lidar_bev[-1].any()
+    assert inputs.image.shape == (256, 512, 3) and inputs.ego_status is status
 
 
 def test_bad_geometry_is_refused():
@@ -150,7 +142,7 @@ def test_bad_geometry_is_refused():
 
 def test_a_full_sweep_is_rasterised_in_the_time_of_a_tick():
     rng = np.random.default_rng(0)
-    points = np.column_stack(
+    sweep = np.column_stack(
         [
             rng.uniform(-60, 80, 30000),
             rng.uniform(-60, 60, 30000),
@@ -162,6 +154,6 @@ def test_a_full_sweep_is_rasterised_in_the_time_of_a_tick():
     best_ms = math.inf
     for tick in range(8):
         start = time.perf_counter()
-        bev.step(observation(tick * 0.05, points), ego(tick * 0.05))
+        bev.step(sweep, ego(tick * 0.05))
         best_ms = min(best_ms, 1e3 * (time.perf_counter() - start))
     assert best_ms < 25.0  # about 2.5 ms on an idle core; this only catches a change of complexity
