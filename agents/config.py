@@ -182,7 +182,7 @@ class LocalizationConfig:
     compass_sigma_deg: float = 0.3
     gyro_sigma_dps: float = 0.3
     rear_axle_m: float = 1.4
-    slip_s2pm: float = 0.012
+    slip_s2pm: float = 0.008
     slip_sigma_s2pm: float = 0.006
     gate_sigma: float = 5.0
 

@@ -74,7 +74,9 @@ class DiffusionAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
             CheckpointError: a checkpoint is missing, damaged, or of another network.
             SensorError: the leaderboard would reject the rig.
         """
-        parts = str(path_to_conf_file or "").split("+")
+        given = str(path_to_conf_file or "")
+        # a path may hold a plus of its own
+        parts = [given] if Path(given).is_file() else given.split("+")
         self._save_name = parts[-1] if len(parts) > 1 else ""
         self._agent_config: AgentConfig = load_agent_config(parts[0] or None)
         self.track = Track(self._agent_config.track)

@@ -5,6 +5,7 @@ import pytest
 
 from tickdrive.agents.config import CameraConfig, LidarConfig, MountConfig, RigConfig, load_agent_config
 from tickdrive.agents.sensors import SensorRig
+from tickdrive.planner.config import to_yaml
 from tickdrive.planner.errors import ConfigError, SensorError
 
 
@@ -103,6 +104,15 @@ def test_rules_of_the_leaderboard():
         SensorRig.from_config(RigConfig(cameras=many[:5], planning_camera="c0"), "SENSORS_QUALIFIER")
     with pytest.raises(SensorError, match="twice"):
         SensorRig.from_config(RigConfig(imu=MountConfig(id="gnss")))
+
+
+def test_config_survives_being_written_and_read(tmp_path):
+    config = load_agent_config(None, ["rig.lidar=null", "planner.steps=5"])
+    assert config.rig.lidar is None
+    assert "lidar" not in {spec["id"] for spec in SensorRig.from_config(config.rig).sensors()}
+    path = tmp_path / "a+b.yaml"
+    path.write_text(to_yaml(config))
+    assert load_agent_config(path) == config
 
 
 def test_config_errors_name_file_and_key(tmp_path):
