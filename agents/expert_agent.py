@@ -48,6 +48,10 @@ class ExpertAgent(AutonomousAgent):
         self.track = Track.SENSORS
         self._follower = TrajectoryFollower()
         self._expert: Expert | None = None
+        # Connected now: in synchronous mode a client sees the actors only from the next tick on.
+        self._client = carla.Client(*self._address)
+        self._client.set_timeout(20.0)
+        self._world = self._client.get_world()
 
     def sensors(self) -> list[dict[str, Any]]:
         """The expert needs none but a speedometer (an agent without sensors is never ticked)."""
@@ -56,7 +60,7 @@ class ExpertAgent(AutonomousAgent):
     def run_step(self, input_data: dict[str, Any], timestamp: float) -> carla.VehicleControl:
         """Plan from the true state and follow the plan."""
         if self._expert is None:
-            self._connect()
+            self._find_route()
         assert self._expert is not None
         scene = read_scene(self._world, self._ego)
         self.plan = self._expert.plan(scene)
@@ -74,10 +78,7 @@ class ExpertAgent(AutonomousAgent):
         """Forget the route."""
         self._expert = None
 
-    def _connect(self) -> None:
-        client = carla.Client(*self._address)
-        client.set_timeout(20.0)
-        self._world = client.get_world()
+    def _find_route(self) -> None:
         vehicles = self._world.get_actors().filter("vehicle.*")
         heroes = [v for v in vehicles if v.attributes.get("role_name") == "hero"]
         if not heroes:

@@ -125,7 +125,7 @@ class RecordingAgent(ExpertAgent):
         super().destroy()
 
     def _begin(self) -> None:
-        self._connect()
+        self._find_route()
         config = self._config
         self._front = FrontEnd(
             self._agent_config, self._global_plan, self._global_plan_world_coord, STATUS_WIDTH

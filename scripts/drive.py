@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -116,7 +117,7 @@ def show_outcome(outcome: EvaluationOutcome, folder: Path, json_file: Path | Non
         json_file,
         {
             "schema": 1,
-            "records": [record.to_json() for record in outcome.records],
+            "records": [dataclasses.asdict(record) for record in outcome.records],
             "latency": None if summary is None else summary.to_json(),
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +82,11 @@ def run(options: EvaluateOptions) -> None:
     console.print(f"  {outcome.path}")
     write_json(
         options.json_file,
-        {"schema": 1, "results": [record.to_json() for record in outcome.records], "global": outcome.data},
+        {
+            "schema": 1,
+            "results": [dataclasses.asdict(record) for record in outcome.records],
+            "global": outcome.data,
+        },
     )
     if outcome.crashed:
         error_console.print(
