@@ -13,8 +13,8 @@ import numpy as np
 from tickdrive.leaderboard.simulator.interfaces import Weather
 
 SKY_WIDTH, SKY_HEIGHT = 720, 160
-# elevation of the sky table's first row; below it the horizon's colour is drawn
-SKY_LOW_DEG = -4.0
+# sine of the elevation of the sky table's first row; below it the horizon's colour is drawn
+SKY_LOW = -0.06
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Lighting:
         fog_per_m: extinction; fog_start_m: where it begins.
         wetness: 0-1.
         night: 0 by day, 1 in the dark.
-        sky: (SKY_HEIGHT, SKY_WIDTH, 3) float32 radiance; columns azimuth 0-360, rows elevation up.
+        sky: (SKY_HEIGHT, SKY_WIDTH, 3) float32 radiance; see `sky_directions`.
     """
 
     sun_direction: np.ndarray
@@ -76,14 +76,14 @@ def lighting_of(weather: Weather) -> Lighting:
     clear_sky = np.array([0.30, 0.38, 0.52]) * (0.08 + 0.92 * day) + np.array([0.16, 0.07, 0.03]) * low_sun * risen
     grey_sky = np.array([0.52, 0.54, 0.57]) * (0.07 + 0.93 * day)
     sky_ambient = clear_sky * (1.0 - cover) + grey_sky * cover
-    floor = np.array([0.050, 0.055, 0.075])
+    floor = np.array([0.085, 0.090, 0.110])
     sky_ambient = np.maximum(sky_ambient, floor)
     ground_ambient = 0.42 * sky_ambient + 0.16 * sun * max(0.0, float(sun_direction[2]))
     fog = min(max(weather.fog_density / 100.0, 0.0), 1.0) + weather.precipitation / 100.0 * 0.08
     fog += weather.dust_storm / 100.0 * 0.4
     wet = min(max(max(weather.wetness, weather.precipitation_deposits, weather.precipitation) / 100.0, 0.0), 1.0)
     sky = _sky(sun_direction, altitude, day, low_sun, cloud, cover, sun)
-    haze = sky[1 + int((0.0 - SKY_LOW_DEG) / (90.0 - SKY_LOW_DEG) * SKY_HEIGHT)].mean(0)
+    haze = sky[int(math.sqrt(0.1) * SKY_HEIGHT)].mean(0)
     blend = min(1.0, 1.6 * fog)
     sky = sky * (1.0 - blend) + haze * blend
     return Lighting(
@@ -104,13 +104,24 @@ def _noise(x: np.ndarray, y: np.ndarray, table: np.ndarray) -> np.ndarray:
     return low * (1 - v) + high * v
 
 
+def sky_directions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit x, y, z of the sky table's cells, each (SKY_HEIGHT, SKY_WIDTH).
+
+    Rows go with the square root of the elevation's sine (fine at the horizon), columns with the position on
+    the square |x| + |y| = 1: both are cheap to invert for a pixel.
+    """
+    z = (SKY_LOW + (1.0 - SKY_LOW) * (np.arange(SKY_HEIGHT) / (SKY_HEIGHT - 1)) ** 2)[:, None]
+    turn = (np.arange(SKY_WIDTH) + 0.5) / SKY_WIDTH * 4.0 - 1.0
+    y = np.where(turn < 1.0, turn, 2.0 - turn)
+    x = np.where(turn < 1.0, 1.0 - np.abs(y), np.abs(y) - 1.0)
+    flat = np.sqrt(np.maximum(1.0 - z**2, 0.0)) / np.hypot(x, y)
+    return x * flat, y * flat, z * np.ones_like(x)
+
+
 def _sky(
     to_sun: np.ndarray, altitude: float, day: float, low_sun: float, cloud: float, cover: float, sun: np.ndarray
 ) -> np.ndarray:
-    elevation = np.radians(np.linspace(SKY_LOW_DEG, 90.0, SKY_HEIGHT))[:, None]
-    azimuth = (np.arange(SKY_WIDTH) + 0.5) / SKY_WIDTH * 2.0 * np.pi
-    x, y = np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth)
-    z = np.sin(elevation) * np.ones_like(azimuth)
+    x, y, z = sky_directions()
     up = np.clip(z, 0.0, 1.0)[..., None]
     zenith = np.array([0.10, 0.235, 0.56]) * (0.03 + 0.97 * day)
     horizon = np.array([0.60, 0.71, 0.84]) * (0.035 + 0.965 * day)

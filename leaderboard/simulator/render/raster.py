@@ -13,7 +13,7 @@ import numpy as np
 NEAR_M = 0.05
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True, inline="never")
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _triangle(ax, ay, aw, bx, by, bw, cx, cy, cw, number, width, height, inverse_z, ids):  # type: ignore[no-untyped-def]
     """Fill one triangle given in pixels, with 1/z at its corners."""
     area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
@@ -66,7 +66,7 @@ def _triangle(ax, ay, aw, bx, by, bw, cx, cy, cw, number, width, height, inverse
             w += slope_x
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _faces(vertices, faces, start, end, offset, eye, axes, focal, width, height, inverse_z, ids):  # type: ignore[no-untyped-def]
     """Draw faces [start, end); a face's number is its index plus `offset`."""
     clipped = np.empty((4, 3))
@@ -130,7 +130,7 @@ def _faces(vertices, faces, start, end, offset, eye, axes, focal, width, height,
             )  # fmt: skip
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _outside(centre, radius, eye, axes, half_x, half_y):  # type: ignore[no-untyped-def]
     """Whether a sphere misses the view."""
     dx, dy, dz = centre[0] - eye[0], centre[1] - eye[1], centre[2] - eye[2]
@@ -144,7 +144,7 @@ def _outside(centre, radius, eye, axes, half_x, half_y):  # type: ignore[no-unty
     return y - half_y * z > radius * math.sqrt(1.0 + half_y * half_y)
 
 
-@numba.njit(fastmath=True, cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def rasterise(  # type: ignore[no-untyped-def]
     vertices, faces, chunk_start, chunk_end, chunk_centre, chunk_radius, chunk_near, chunk_far,
     model_vertices, model_faces, actor_start, actor_count, actor_first, actor_radius, actor_matrix,

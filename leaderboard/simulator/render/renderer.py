@@ -169,6 +169,7 @@ class Renderer:
         self._models = _Models(self._world)
         self._rows_of: dict[tuple[object, ...], MaterialArrays] = {}
         self._tone = tone_table()
+        self._noise = shading.noise_pyramid()
         self._lighting: Lighting | None = None
         self._lighting_key: tuple[float, ...] | None = None
         self._lit: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros((0, 3)),) * 3
@@ -356,14 +357,15 @@ class Renderer:
                 drawn.owner, drawn.start, drawn.first, drawn.matrix, drawn.material,
                 table.shade, table.smooth, table.albedo, table.emission, table.params,
                 light.sun_direction, light.sun, light.sky_ambient, light.ground_ambient, light.fog_per_m,
-                light.fog_start_m, light.wetness, light.night, light.sky, self._world.handle, shadows, self._tone,
-                image,
+                light.fog_start_m, light.wetness, light.night, light.sky, self._world.handle, shadows, self._noise,
+                self._tone, image,
             )  # fmt: skip
 
         if self._pool is None:
             rows(0, spec.height)
         else:
-            edges = np.linspace(0, spec.height, self._threads + 1).astype(int)
+            edges = 2 * np.linspace(0, spec.height // 2, self._threads + 1).astype(int)
+            edges[-1] = spec.height
             list(self._pool.map(rows, edges[:-1].tolist(), edges[1:].tolist()))
         shading.glow(inverse_z, spec.width, spec.height, focal, eye, axes, *self._lit, image)
 

@@ -8,18 +8,19 @@ import numba
 import numpy as np
 
 from tickdrive.leaderboard.simulator.render.embree import occluded16
-from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_LOW_DEG, SKY_WIDTH
+from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_LOW, SKY_WIDTH
 from tickdrive.leaderboard.simulator.scene.mesh import Shade
 
 _PLAIN, _ASPHALT, _PAVING, _GRASS = int(Shade.PLAIN), int(Shade.ASPHALT), int(Shade.PAVING), int(Shade.GRASS)
 _FACADE, _FOLIAGE, _GLASS = int(Shade.FACADE), int(Shade.FOLIAGE), int(Shade.GLASS)
 _PAINT, _MARKING = int(Shade.PAINT), int(Shade.MARKING)
 _SKY_TAG = 11
-SHADOW_REACH_M = 160.0
+SHADOW_REACH_M = 110.0
 FAR_DEPTH_M = 1000.0
+NOISE_SIZE, NOISE_LEVELS = 256, 8
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _hash(x, y, z):  # type: ignore[no-untyped-def]
     """Pseudo-random number 0-1 of a lattice point."""
     n = np.int64(x) * 73856093 ^ np.int64(y) * 19349663 ^ np.int64(z) * 83492791
@@ -27,27 +28,54 @@ def _hash(x, y, z):  # type: ignore[no-untyped-def]
     return float((n >> 8) & 65535) / 65535.0
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _value_noise(x, y):  # type: ignore[no-untyped-def]
-    c, r = math.floor(x), math.floor(y)
-    u, v = x - c, y - r
-    u = u * u * (3.0 - 2.0 * u)
-    v = v * v * (3.0 - 2.0 * v)
-    low = _hash(c, r, 0) * (1.0 - u) + _hash(c + 1, r, 0) * u
-    high = _hash(c, r + 1, 0) * (1.0 - u) + _hash(c + 1, r + 1, 0) * u
-    return low * (1.0 - v) + high * v
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _grain(pyramid, u, v, level):  # type: ignore[no-untyped-def]
+    """Tiling noise about 0 at texel coordinates of the finest level; see `noise_pyramid`."""
+    size = NOISE_SIZE >> level
+    return pyramid[level, (int(math.floor(v)) >> level) & (size - 1), (int(math.floor(u)) >> level) & (size - 1)]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _mip(texels):  # type: ignore[no-untyped-def]
+    """Level whose texel is about one pixel, for a pixel that spans so many of the finest texels."""
+    level = 0
+    while texels > 1.5 and level < NOISE_LEVELS - 1:
+        texels *= 0.5
+        level += 1
+    return level
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _sky_index(x, y, z):  # type: ignore[no-untyped-def]
-    """Row and column of the sky table along a unit direction."""
-    elevation = math.asin(min(1.0, max(-1.0, z))) * 57.29577951
-    row = int((elevation - SKY_LOW_DEG) / (90.0 - SKY_LOW_DEG) * (SKY_HEIGHT - 1) + 0.5)
-    column = int((math.atan2(y, x) * 0.15915494309 + 1.0) * SKY_WIDTH) % SKY_WIDTH
-    return min(SKY_HEIGHT - 1, max(0, row)), column
+    """Row and column of the sky table along a unit direction; see `lighting.sky_directions`."""
+    row = int(math.sqrt(max(0.0, (z - SKY_LOW) / (1.0 - SKY_LOW))) * (SKY_HEIGHT - 1) + 0.5)
+    turn = y / (abs(x) + abs(y) + 1e-9)
+    if x < 0.0:
+        turn = 2.0 - turn
+    column = int((turn + 1.0) * (0.25 * SKY_WIDTH))
+    return min(SKY_HEIGHT - 1, row), min(SKY_WIDTH - 1, max(0, column))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+def noise_pyramid() -> np.ndarray:
+    """(levels, n, n) float32 tiling noise of mean 0 in -0.5..0.5; each level halves the last in its corner."""
+    rng = np.random.default_rng(5)
+    n = NOISE_SIZE
+    fine = 0.6 * (rng.random((n, n)) - 0.5)
+    for cells, weight in ((64, 0.5), (32, 0.45), (8, 0.5)):
+        lattice = rng.random((cells, cells)) - 0.5
+        at = np.arange(n) * cells / n
+        low, part = at.astype(int), at % 1.0
+        part = part * part * (3.0 - 2.0 * part)
+        across = lattice[:, low] * (1.0 - part) + lattice[:, (low + 1) % cells] * part
+        fine += weight * (across[low] * (1.0 - part[:, None]) + across[(low + 1) % cells] * part[:, None])
+    out = np.zeros((NOISE_LEVELS, n, n), np.float32)
+    for level in range(NOISE_LEVELS):
+        out[level, : len(fine), : len(fine)] = fine
+        fine = 0.25 * (fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2])
+    return out
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _facade(p, u, z, footprint, out):  # type: ignore[no-untyped-def]
     """Wall or window at a point of a facade; writes (glass share, lit seed, frame shade)."""
     bay = (u - p[0]) / p[2]
@@ -61,7 +89,7 @@ def _facade(p, u, z, footprint, out):  # type: ignore[no-untyped-def]
     a, b = bay - i, storey - j
     half = 0.5 * math.sqrt(p[4])
     tall = min(0.42, half * 1.05)
-    blur = min(1.0, footprint / (0.5 * p[2]))
+    blur = min(1.0, max(0.0, footprint / (0.5 * p[2]) - 0.15))
     dx = half - abs(a - 0.5)
     dy = tall - abs(b - 0.52)
     inside = 0.0
@@ -78,7 +106,7 @@ def _facade(p, u, z, footprint, out):  # type: ignore[no-untyped-def]
     out[1] = _hash(i, j, int(p[5] * 100.0))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def shade(  # type: ignore[no-untyped-def]
     inverse_z, ids, first_row, last_row, width, height, focal, eye, axes,
     vertices, faces, face_normals, vertex_normals, face_materials,
@@ -86,14 +114,14 @@ def shade(  # type: ignore[no-untyped-def]
     owner, actor_start, actor_first, actor_matrix, actor_material,
     mat_shade, mat_smooth, mat_albedo, mat_emission, mat_params,
     sun_direction, sun, sky_ambient, ground_ambient, fog_per_m, fog_start, wetness, night, sky,
-    trace, shadows, tone, image,
+    trace, shadows, noise, tone, image,
 ):  # fmt: skip
     """Colour the pixels of rows [first_row, last_row) into `image`, (H * W, 4) uint8 BGRA.
 
-    `trace` is the address of an Embree scene for the sun's shadows, which `shadows` switches on.
+    `trace` is the address of an Embree scene for the sun's shadows, which `shadows` switches on. One ray is
+    traced for two pixels side by side, 16 of them (16 x 2 pixels) in a packet; `first_row` must be even.
     """
     static_count = faces.shape[0]
-    span = 16
     storage = np.empty(12 * 16 + 16, np.float32)
     start = ((64 - storage.ctypes.data % 64) % 64) // 4
     packet = storage[start : start + 192]
@@ -101,29 +129,44 @@ def shade(  # type: ignore[no-untyped-def]
     valid_storage = np.empty(32, np.int32)
     valid_start = ((64 - valid_storage.ctypes.data % 64) % 64) // 4
     valid = valid_storage[valid_start : valid_start + 16]
-    normal = np.empty((span, 3))
-    point = np.empty((span, 3))
+    normal = np.empty((32, 3))
+    point = np.empty((32, 3))
+    row_of = np.empty(32, np.int64)
     window = np.empty(3)
-    tone_scale = (tone.shape[0] - 1) / math.sqrt(8.0)
+    last = tone.shape[0] - 1
+    tone_scale = last / math.sqrt(8.0)
     sun_strength = max(sun[0], sun[1], sun[2])
-    for y in range(first_row, last_row):
-        up = -(y + 0.5 - 0.5 * height) / focal
-        for x_start in range(0, width, span):
-            x_count = min(span, width - x_start)
+    ax, ay, az = axes[0, 0], axes[1, 0], axes[2, 0]
+    sun_x, sun_y, sun_z = sun_direction[0], sun_direction[1], sun_direction[2]
+    # fog takes the sky's colour just above the horizon, in the direction of each column
+    haze = np.empty((width, 3))
+    for x in range(width):
+        right = (x + 0.5 - 0.5 * width) / focal
+        row, column = _sky_index(ax + axes[0, 1] * right, ay + axes[1, 1] * right, 0.03)
+        for c in range(3):
+            haze[x, c] = sky[row, column, c]
+    fog_table = np.empty(1025)
+    for k in range(1025):
+        fog_table[k] = 1.0 - math.exp(-max(0.0, float(k) - fog_start) * fog_per_m)
+    for y_start in range(first_row, last_row, 2):
+        for x_start in range(0, width, 16):
             any_shadow = False
             for k in range(16):
                 valid[k] = 0
-            # normals, then the packet of shadow rays of this run of pixels
-            for k in range(x_count):
-                o = y * width + x_start + k
+            for k in range(32):
+                x, y = x_start + (k & 15), y_start + (k >> 4)
+                if x >= width or y >= last_row:
+                    continue
+                o = y * width + x
                 number = ids[o]
                 if number < 0:
                     continue
                 z = 1.0 / inverse_z[o]
-                right = (x_start + k + 0.5 - 0.5 * width) / focal
-                rx = axes[0, 0] + axes[0, 1] * right + axes[0, 2] * up
-                ry = axes[1, 0] + axes[1, 1] * right + axes[1, 2] * up
-                rz = axes[2, 0] + axes[2, 1] * right + axes[2, 2] * up
+                right = (x + 0.5 - 0.5 * width) / focal
+                up = -(y + 0.5 - 0.5 * height) / focal
+                rx = ax + axes[0, 1] * right + axes[0, 2] * up
+                ry = ay + axes[1, 1] * right + axes[1, 2] * up
+                rz = az + axes[2, 1] * right + axes[2, 2] * up
                 px, py, pz = eye[0] + z * rx, eye[1] + z * ry, eye[2] + z * rz
                 if number < static_count:
                     material = face_materials[number]
@@ -155,41 +198,39 @@ def shade(  # type: ignore[no-untyped-def]
                     nx, ny, nz = -nx, -ny, -nz
                 normal[k, 0], normal[k, 1], normal[k, 2] = nx, ny, nz
                 point[k, 0], point[k, 1], point[k, 2] = px, py, pz
-                facing = nx * sun_direction[0] + ny * sun_direction[1] + nz * sun_direction[2]
-                if shadows and facing > 0.0 and z < SHADOW_REACH_M:
+                row_of[k] = material
+                if shadows and k & 1 == 0 and z < SHADOW_REACH_M and nx * sun_x + ny * sun_y + nz * sun_z > 0.0:
+                    j = k >> 1
                     lift = 0.015 + 0.0008 * z
-                    packet[k], packet[16 + k], packet[32 + k] = px + nx * lift, py + ny * lift, pz + nz * lift
-                    packet[48 + k] = 0.01
-                    packet[64 + k], packet[80 + k] = sun_direction[0], sun_direction[1]
-                    packet[96 + k] = sun_direction[2]
-                    packet[112 + k], packet[128 + k] = 0.0, 250.0
-                    packet_bits[144 + k], packet_bits[160 + k], packet_bits[176 + k] = 0xFFFFFFFF, k, 0
-                    valid[k] = -1
+                    packet[j], packet[16 + j], packet[32 + j] = px + nx * lift, py + ny * lift, pz + nz * lift
+                    packet[48 + j] = 0.01
+                    packet[64 + j], packet[80 + j], packet[96 + j] = sun_x, sun_y, sun_z
+                    packet[112 + j], packet[128 + j] = 0.0, 150.0
+                    packet_bits[144 + j], packet_bits[160 + j], packet_bits[176 + j] = 0xFFFFFFFF, j, 0
+                    valid[j] = -1
                     any_shadow = True
             if any_shadow:
                 occluded16(valid.ctypes.data, trace, packet.ctypes.data, 0)
-            for k in range(x_count):
-                o = y * width + x_start + k
-                number = ids[o]
-                right = (x_start + k + 0.5 - 0.5 * width) / focal
-                rx = axes[0, 0] + axes[0, 1] * right + axes[0, 2] * up
-                ry = axes[1, 0] + axes[1, 1] * right + axes[1, 2] * up
-                rz = axes[2, 0] + axes[2, 1] * right + axes[2, 2] * up
+            for k in range(32):
+                x, y = x_start + (k & 15), y_start + (k >> 4)
+                if x >= width or y >= last_row:
+                    continue
+                o = y * width + x
+                right = (x + 0.5 - 0.5 * width) / focal
+                up = -(y + 0.5 - 0.5 * height) / focal
+                rx = ax + axes[0, 1] * right + axes[0, 2] * up
+                ry = ay + axes[1, 1] * right + axes[1, 2] * up
+                rz = az + axes[2, 1] * right + axes[2, 2] * up
                 stretch = 1.0 / math.sqrt(rx * rx + ry * ry + rz * rz)
                 vx, vy, vz = rx * stretch, ry * stretch, rz * stretch
-                row, column = _sky_index(vx, vy, vz)
-                red, green, blue = sky[row, column, 0], sky[row, column, 1], sky[row, column, 2]
-                if number < 0:
-                    toward = vx * sun_direction[0] + vy * sun_direction[1] + vz * sun_direction[2]
-                    if toward > 0.9996:
+                if ids[o] < 0:
+                    row, column = _sky_index(vx, vy, vz)
+                    red, green, blue = sky[row, column, 0], sky[row, column, 1], sky[row, column, 2]
+                    if vx * sun_x + vy * sun_y + vz * sun_z > 0.9996:
                         red, green, blue = red + 6.0 * sun[0], green + 6.0 * sun[1], blue + 6.0 * sun[2]
                 else:
                     z = 1.0 / inverse_z[o]
-                    if number < static_count:
-                        material = face_materials[number]
-                    else:
-                        a = owner[number - static_count]
-                        material = actor_material[a] + model_materials[number - actor_first[a] + actor_start[a]]
+                    material = row_of[k]
                     kind = mat_shade[material]
                     nx, ny, nz = normal[k, 0], normal[k, 1], normal[k, 2]
                     px, py, pz = point[k, 0], point[k, 1], point[k, 2]
@@ -197,62 +238,62 @@ def shade(  # type: ignore[no-untyped-def]
                     er, eg, eb = mat_emission[material, 0], mat_emission[material, 1], mat_emission[material, 2]
                     mirror = 0.0
                     gain = 1.0
-                    footprint = z / focal / max(0.08, abs(nx * vx + ny * vy + nz * vz))
+                    lit = nx * sun_x + ny * sun_y + nz * sun_z
                     if kind == _ASPHALT or kind == _MARKING:
-                        fine = max(0.0, 1.0 - footprint * 7.0)
-                        if fine > 0.0:
-                            gain += (_hash(math.floor(px * 11.0), math.floor(py * 11.0), 0) - 0.5) * 0.22 * fine
-                        patch = _value_noise(px * 0.23, py * 0.23)
-                        gain += (patch - 0.5) * 0.20 + (_value_noise(px * 1.3, py * 1.3) - 0.5) * 0.10
+                        # the mean of the pixel's extents along and across the view
+                        level = _mip(10.0 * z / focal / math.sqrt(max(0.02, abs(vz))))
+                        patch = _grain(noise, px * 0.55, py * 0.55, 0)
+                        gain = 1.0 + 0.30 * _grain(noise, px * 10.0, py * 10.0, level) + 0.10 * patch
                         if kind == _MARKING:
-                            gain = 1.0 + 0.5 * (gain - 1.0)
+                            gain = 1.0 + 0.4 * (gain - 1.0)
                         if wetness > 0.0:
                             gain *= 1.0 - 0.42 * wetness
-                            pool = min(1.0, max(0.0, (patch - 0.62) * 8.0)) * wetness
-                            mirror = wetness * 0.10 + 0.5 * pool
+                            pool = _grain(noise, px * 2.0 + 91.0, py * 2.0 + 37.0, _mip(2.0 * z / focal + 2.0))
+                            mirror = wetness * (0.03 + 0.25 * min(1.0, max(0.0, (pool - 0.12) * 6.0)))
                     elif kind == _PAVING:
-                        fine = max(0.0, 1.0 - footprint * 10.0)
-                        gain += (_value_noise(px * 0.6, py * 0.6) - 0.5) * 0.14
+                        footprint = z / focal / max(0.1, abs(vz))
+                        gain = 1.0 + 0.22 * _grain(noise, px * 6.0, py * 6.0, _mip(6.0 * footprint))
+                        fine = max(0.0, 1.0 - footprint * 8.0)
                         if fine > 0.0:
                             fx, fy = px * 0.6667, py * 0.6667
-                            if fx - math.floor(fx) < 0.03 or fy - math.floor(fy) < 0.03:
+                            cx, cy = math.floor(fx), math.floor(fy)
+                            if fx - cx < 0.03 or fy - cy < 0.03:
                                 gain *= 1.0 - 0.3 * fine
-                            gain += (_hash(math.floor(fx), math.floor(fy), 3) - 0.5) * 0.08 * fine
+                            gain += (_hash(cx, cy, 3) - 0.5) * 0.08 * fine
                         gain *= 1.0 - 0.25 * wetness
                     elif kind == _GRASS:
-                        fine = max(0.0, 1.0 - footprint * 5.0)
-                        broad = _value_noise(px * 0.06, py * 0.06)
-                        gain += (broad - 0.5) * 0.5 + (_value_noise(px * 0.5, py * 0.5) - 0.5) * 0.3
-                        if fine > 0.0:
-                            gain += (_hash(math.floor(px * 9.0), math.floor(py * 9.0), 1) - 0.5) * 0.5 * fine
-                        ar *= 1.0 + 0.5 * (broad - 0.4)
+                        level = _mip(7.0 * z / focal / math.sqrt(max(0.02, abs(vz))))
+                        broad = _grain(noise, px * 0.31, py * 0.31, 1)
+                        gain = 1.0 + 0.75 * _grain(noise, px * 7.0, py * 7.0, level) + 0.35 * broad
+                        ar *= 1.0 + 0.8 * broad
                     elif kind == _FOLIAGE:
-                        leaf = _hash(math.floor(px * 4.5), math.floor(py * 4.5), math.floor(pz * 4.5))
-                        twig = _hash(math.floor(px * 1.4), math.floor(py * 1.4), math.floor(pz * 1.4))
-                        gain = 0.72 + 0.5 * leaf + 0.25 * (twig - 0.5)
+                        scale = 4.5 if z < 45.0 else 2.0
+                        bx, by, bz = math.floor(px * scale), math.floor(py * scale), math.floor(pz * scale)
+                        leaf = _hash(bx, by, bz)
+                        twig = _hash(by, bz, bx)
+                        gain = 0.74 + 0.5 * leaf
                         nx += (leaf - 0.5) * 0.7
                         ny += (twig - 0.5) * 0.7
-                        nz += (_hash(math.floor(pz * 4.5), math.floor(px * 4.5), 5) - 0.5) * 0.7
                         length = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz)
                         nx, ny, nz = nx * length, ny * length, nz * length
+                        lit = 0.75 * max(0.0, nx * sun_x + ny * sun_y + nz * sun_z) + 0.25 * max(0.0, sun_z)
                     elif kind == _FACADE:
-                        _facade(mat_params[material], py * nx - px * ny, pz, footprint, window)
+                        slant = max(0.08, abs(nx * vx + ny * vy + nz * vz))
+                        _facade(mat_params[material], py * nx - px * ny, pz, z / focal / slant, window)
                         glass = window[0]
-                        gain = window[2] * (1.0 + 0.12 * (_value_noise((px + py) * 0.5, pz * 0.5) - 0.5))
+                        gain = window[2] * (1.0 + 0.16 * _grain(noise, (px + py) * 3.0, pz * 3.0, 1 if z < 30.0 else 3))
                         keep = 1.0 - glass
-                        ar, ag, ab = ar * keep + 0.018 * glass, ag * keep + 0.024 * glass, ab * keep + 0.032 * glass
-                        mirror = 0.34 * glass
+                        ar, ag, ab = ar * keep + 0.014 * glass, ag * keep + 0.019 * glass, ab * keep + 0.026 * glass
+                        mirror = (0.13 + 0.16 * window[1]) * glass
                         if night > 0.02 and window[1] > 0.62:
                             warm = glass * night * (0.35 + 0.5 * window[1])
                             er, eg, eb = er + 0.95 * warm, eg + 0.66 * warm, eb + 0.30 * warm
                     elif kind == _GLASS:
-                        mirror = 0.42
+                        mirror = 0.30
                     elif kind == _PAINT:
                         mirror = 0.05
-                    lit = max(0.0, nx * sun_direction[0] + ny * sun_direction[1] + nz * sun_direction[2])
-                    if kind == _FOLIAGE:
-                        lit = 0.25 * sun_direction[2] + 0.75 * lit if sun_direction[2] > 0.0 else 0.75 * lit
-                    if valid[k] == -1 and packet[128 + k] < 0.0:
+                    lit = max(0.0, lit)
+                    if valid[k >> 1] == -1 and packet[128 + (k >> 1)] < 0.0:
                         lit *= 0.22 if kind == _FOLIAGE else 0.0
                     hemi = 0.5 + 0.5 * nz
                     cr = ar * gain * (sun[0] * lit + ground_ambient[0] + (sky_ambient[0] - ground_ambient[0]) * hemi)
@@ -263,6 +304,8 @@ def shade(  # type: ignore[no-untyped-def]
                         mx, my, mz = vx - 2.0 * along * nx, vy - 2.0 * along * ny, vz - 2.0 * along * nz
                         rim = 1.0 - min(1.0, -along) if along < 0.0 else 0.0
                         fresnel = mirror + (1.0 - mirror) * 0.75 * rim * rim * rim * rim
+                        if kind == _ASPHALT or kind == _MARKING:
+                            fresnel = mirror + 0.35 * wetness * rim * rim * rim * rim
                         if mz > 0.0:
                             row2, column2 = _sky_index(mx, my, mz)
                             sr, sg, sb = sky[row2, column2, 0], sky[row2, column2, 1], sky[row2, column2, 2]
@@ -271,27 +314,25 @@ def shade(  # type: ignore[no-untyped-def]
                         keep = 1.0 - fresnel
                         cr, cg, cb = cr * keep + sr * fresnel, cg * keep + sg * fresnel, cb * keep + sb * fresnel
                         if lit > 0.0 and (kind == _PAINT or kind == _GLASS):
-                            spot = mx * sun_direction[0] + my * sun_direction[1] + mz * sun_direction[2]
+                            spot = mx * sun_x + my * sun_y + mz * sun_z
                             if spot > 0.9:
                                 spot = (spot - 0.9) * 10.0
                                 spot = 2.2 * spot * spot * spot * spot * sun_strength
                                 cr, cg, cb = cr + spot, cg + spot, cb + spot
                     cr, cg, cb = cr + er, cg + eg, cb + eb
-                    fog = 1.0 - math.exp(-max(0.0, z - fog_start) * fog_per_m)
+                    fog = fog_table[min(1024, int(z))]
                     if er + eg + eb > 1.0:
                         fog *= 0.5
-                    row3 = int((1.0 - SKY_LOW_DEG) / (90.0 - SKY_LOW_DEG) * (SKY_HEIGHT - 1))
-                    red = cr + (sky[row3, column, 0] - cr) * fog
-                    green = cg + (sky[row3, column, 1] - cg) * fog
-                    blue = cb + (sky[row3, column, 2] - cb) * fog
-                last = tone.shape[0] - 1
+                    red = cr + (haze[x, 0] - cr) * fog
+                    green = cg + (haze[x, 1] - cg) * fog
+                    blue = cb + (haze[x, 2] - cb) * fog
                 image[o, 2] = tone[min(last, int(math.sqrt(max(red, 0.0)) * tone_scale))]
                 image[o, 1] = tone[min(last, int(math.sqrt(max(green, 0.0)) * tone_scale))]
                 image[o, 0] = tone[min(last, int(math.sqrt(max(blue, 0.0)) * tone_scale))]
                 image[o, 3] = 255
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _interpolate(vertices, face, normals, px, py, pz):  # type: ignore[no-untyped-def]
     """Vertex normals interpolated at a point of a triangle, unit length."""
     a, b, c = face[0], face[1], face[2]

@@ -40,7 +40,7 @@ from tickdrive.leaderboard.simulator.scene.surfaces import (
     lane_strips,
 )
 
-GRASS = Material(Tag.TERRAIN, (98, 122, 60), Shade.GRASS)
+GRASS = Material(Tag.TERRAIN, (96, 110, 62), Shade.GRASS)
 USED_MARGIN_M = 70.0
 FAST_ROAD_KMH = 75.0
 # a border this high above the terrain is a bridge's and gets a wall

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -87,14 +87,18 @@ class Road:
     """A road: reference line, heights and lane sections."""
 
     road_id: int
-    in_junction: bool
+    junction: str
     length: float
     geometries: tuple[Geometry, ...]
     elevation: tuple[Poly, ...]
     lane_offset: tuple[Poly, ...]
     sections: tuple[Section, ...]
     speed_kmh: float
-    is_flat: bool = field(default=True)
+
+    @property
+    def in_junction(self) -> bool:
+        """Whether it connects roads through a junction."""
+        return self.junction != "-1"
 
     def reference(self, s: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """OpenDRIVE x, y and heading (radians) of the reference line at stations `s`."""
@@ -148,16 +152,15 @@ class Road:
     def _bends(self, section: Section, a: float, b: float) -> bool:
         mid = 0.5 * (a + b)
 
-        def curved(polys: tuple[Poly, ...], at: float, straight_too: bool) -> bool:
-            active = [p for p in polys if p.s <= at + 1e-6][-1:]
-            return any(abs(p.c) > 1e-9 or abs(p.d) > 1e-9 or (straight_too and abs(p.b) > 1e-6) for p in active)
+        def curved(polys: tuple[Poly, ...], at: float) -> bool:
+            return any(abs(p.c) > 1e-9 or abs(p.d) > 1e-9 for p in [p for p in polys if p.s <= at + 1e-6][-1:])
 
         geometry = [g for g in self.geometries if g.s <= mid][-1:]
         if any(g.kind != "line" for g in geometry):
             return True
-        if curved(self.elevation, mid, False) or curved(self.lane_offset, mid, False):
+        if curved(self.elevation, mid) or curved(self.lane_offset, mid):
             return True
-        return any(curved(lane.widths, mid - section.start_s, False) for lane in section.lanes.values())
+        return any(curved(lane.widths, mid - section.start_s) for lane in section.lanes.values())
 
 
 def _local(g: Geometry, ds: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -206,8 +209,8 @@ def _polys(parent: ElementTree.Element | None, path: str, key: str = "s") -> tup
 
 
 def _geometry(element: ElementTree.Element) -> Geometry:
-    kind, shape = "line", ()
-    values: tuple[float, ...] = shape
+    kind = "line"
+    values: tuple[float, ...] = ()
     for child in element:
         kind = child.tag
         if kind == "arc":
@@ -261,11 +264,10 @@ def parse_roads(xodr: str) -> tuple[Road, ...]:
         limit = _number(speed, "max", 50.0) if speed is not None else 50.0
         if speed is not None:
             limit *= {"mph": 1.609, "m/s": 3.6}.get(speed.get("unit", "m/s"), 1.0)
-        flat = all(abs(p.b) + abs(p.c) + abs(p.d) < 1e-9 for p in elevation)
         roads.append(
             Road(
-                int(element.get("id", "0")), element.get("junction", "-1") != "-1", length, geometries, elevation,
-                _polys(element.find("lanes"), "laneOffset"), sections, limit, flat,
+                int(element.get("id", "0")), element.get("junction", "-1"), length, geometries, elevation,
+                _polys(element.find("lanes"), "laneOffset"), sections, limit,
             )  # fmt: skip
         )
     return tuple(roads)

@@ -198,8 +198,13 @@ class SignalBuilder:
         if over_lane:
             joint = foot + np.array([0.0, 0.0, top - 0.25])
             builder.add(*tube_mesh(joint, joint + right * arm_m, 0.085, 0.07, 7), pole, instance)
-        builder.add(*box_mesh(middle - facing * 0.06, (0.05, 0.56, half_height + 0.13), yaw), rim, instance)
-        builder.add(*box_mesh(middle, (0.07, 0.47, half_height + 0.04), yaw), plate, instance)
+        up = np.array([0.0, 0.0, 1.0])
+        builder.add(*box_mesh(middle, (0.07, 0.52, half_height + 0.09), yaw), plate, instance)
+        for out in (-1.0, 1.0):
+            across = middle + facing * 0.072 + right * (out * 0.5)
+            above = middle + facing * 0.072 + up * (out * (half_height + 0.07))
+            builder.add(*box_mesh(across, (0.01, 0.035, half_height + 0.10), yaw), rim, instance)
+            builder.add(*box_mesh(above, (0.01, 0.53, 0.035), yaw), rim, instance)
         for k, colour in enumerate((LightColour.RED, LightColour.YELLOW, LightColour.GREEN)):
             centre = middle + facing * 0.085 + np.array([0.0, 0.0, (1 - k) * BULB_PITCH_M])
             builder.add(*disc_mesh(centre, facing, BULB_RADIUS_M, 12), rows[k], instance)

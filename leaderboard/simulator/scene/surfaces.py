@@ -9,6 +9,7 @@ import numpy as np
 
 from tickdrive.leaderboard.simulator.interfaces import Tag
 from tickdrive.leaderboard.simulator.scene.ground import SurfaceIndex
+from tickdrive.leaderboard.simulator.scene.junctions import pave_gaps
 from tickdrive.leaderboard.simulator.scene.mesh import Material, MaterialTable, MeshBuilder, Shade
 from tickdrive.leaderboard.simulator.scene.roads import Road, RoadMark, Section
 
@@ -25,13 +26,13 @@ WALK_KINDS = frozenset({"sidewalk", "walking", "curb"})
 GREEN_KINDS = frozenset({"median"})
 RAIL_KINDS = frozenset({"tram", "rail"})
 
-ASPHALT = Material(Tag.ROAD, (104, 104, 107), Shade.ASPHALT)
-SHOULDER = Material(Tag.ROAD, (112, 111, 112), Shade.ASPHALT)
+ASPHALT = Material(Tag.ROAD, (103, 101, 98), Shade.ASPHALT)
+SHOULDER = Material(Tag.ROAD, (110, 108, 105), Shade.ASPHALT)
 CYCLEWAY = Material(Tag.ROAD, (132, 84, 74), Shade.ASPHALT)
 RAIL = Material(Tag.RAIL_TRACK, (98, 92, 84), Shade.ASPHALT)
-SIDEWALK = Material(Tag.SIDEWALK, (172, 168, 160), Shade.PAVING)
+SIDEWALK = Material(Tag.SIDEWALK, (158, 153, 145), Shade.PAVING)
 CURB = Material(Tag.SIDEWALK, (188, 186, 180))
-GREEN = Material(Tag.TERRAIN, (92, 118, 58), Shade.GRASS)
+GREEN = Material(Tag.TERRAIN, (94, 108, 62), Shade.GRASS)
 BARRIER = Material(Tag.GUARD_RAIL, (176, 174, 168))
 DECK = Material(Tag.BRIDGE, (150, 148, 142))
 MARKING_RGB = {
@@ -127,7 +128,9 @@ def build_paved(strips: list[Strip], builder: MeshBuilder, table: MaterialTable)
     for strip in strips:
         quads = strip.quads()
         if strip.kind in ROAD_KINDS or strip.kind in RAIL_KINDS:
-            builder.add_quads(quads, table.add(by_kind.get(strip.kind, RAIL)))
+            # connecting roads overlap: of one colour, that cannot be seen
+            material = by_kind.get(strip.kind, RAIL)
+            builder.add_quads(quads, table.add(ASPHALT if strip.road.in_junction else material))
             road_quads.append(quads)
     road = np.concatenate(road_quads) if road_quads else np.zeros((0, 4, 3))
     triangles = _triangles(road)
@@ -139,6 +142,11 @@ def build_paved(strips: list[Strip], builder: MeshBuilder, table: MaterialTable)
             material = table.add(SIDEWALK if strip.kind in WALK_KINDS else GREEN)
             walk.append(_raised(strip, index, builder, material, table.add(CURB)))
     walk_quads = np.concatenate(walk) if walk else np.zeros((0, 4, 3))
+    gaps = _gaps(strips, walk_quads)
+    if len(gaps):
+        builder.add(gaps.reshape(-1, 3), np.arange(3 * len(gaps)).reshape(-1, 3), table.add(ASPHALT))
+        triangles = np.concatenate([triangles, gaps])
+        index = SurfaceIndex(triangles)
     edges = [
         np.stack([strip.outer[:-1], strip.outer[1:]], axis=1)
         for strip in strips
@@ -149,6 +157,15 @@ def build_paved(strips: list[Strip], builder: MeshBuilder, table: MaterialTable)
         outward = np.concatenate([_outward(strip) for strip in strips if strip.outermost and strip.kind in ROAD_KINDS])
         edge = edge[~_covered(index, edge.mean(1) + 0.3 * outward)]
     return PavedSurfaces(index, walk_quads, triangles, edge)
+
+
+def _gaps(strips: list[Strip], walk_quads: np.ndarray) -> np.ndarray:
+    by_junction: dict[str, list[np.ndarray]] = {}
+    for strip in strips:
+        if strip.road.in_junction and strip.kind in ROAD_KINDS:
+            by_junction.setdefault(strip.road.junction, []).append(strip.quads())
+    out = [pave_gaps(np.concatenate(quads), walk_quads) for quads in by_junction.values()]
+    return np.concatenate(out) if out else np.zeros((0, 3, 3))
 
 
 def _outward(strip: Strip) -> np.ndarray:
