@@ -6,26 +6,23 @@ Method names and results are those of `CarlaServer.cpp` at 0.9.16.
 from __future__ import annotations
 
 import asyncio
-import time
-import weakref
 from collections.abc import Awaitable
 from typing import Any
 
 import numpy as np
 
+from tickdrive.leaderboard.simulator.client_gate import SettingsGate
 from tickdrive.leaderboard.simulator.episode import OPENDRIVE_MAP, EpisodeSettings, Town
 from tickdrive.leaderboard.simulator.interfaces import Box, Tag
 from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.rpc import MAX_REQUEST_BYTES, value, void
 from tickdrive.leaderboard.simulator.protocol.streams import WORLD_STREAM
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
-from tickdrive.leaderboard.simulator.simulation import Simulation
+from tickdrive.leaderboard.simulator.simulation import LOAD_HOLD_S, Simulation
 from tickdrive.leaderboard.simulator.spawn import pack_definitions
 
 VERSION = "0.9.16"
 _ANY_TAG = 255
-#: an asynchronous Traffic Manager asks for the settings in a hot loop; it gets them this often
-_SETTINGS_PERIOD_S = 0.005
 _MAX_HITS = 32
 _NO_RECORDER = "This simulator records nothing: use `tickdrive record`."
 
@@ -39,7 +36,7 @@ class WorldService:
 
     def __init__(self, simulation: Simulation) -> None:
         self._sim = simulation
-        self._settings_asked: weakref.WeakKeyDictionary[object, float] = weakref.WeakKeyDictionary()
+        self._gate = SettingsGate()
 
     # versions, maps and episodes
 
@@ -54,7 +51,9 @@ class WorldService:
         return [f"/Game/Carla/Maps/{name}" for name in self._sim.library.names()]
 
     @void
-    async def load_new_episode(self, name: Any, reset_settings: Any = True, layers: Any = 0) -> None:
+    async def load_new_episode(
+        self, client: object, name: Any, reset_settings: Any = True, layers: Any = 0
+    ) -> None:
         """`load_world`, `reload_world` (an empty name) and the second half of `generate_opendrive_world`."""
         long_name = wire.text(name, "map name")
         reset = wire.boolean(reset_settings, "reset_settings")
@@ -70,6 +69,7 @@ class WorldService:
         else:
             town = loop.run_in_executor(None, self._sim.library.shipped, short)
         await self._sim.load(town, reset)
+        await self._gate.shut(client, LOAD_HOLD_S)
 
     @void
     def copy_opendrive_to_file(self, xodr: Any, parameters: Any = None) -> None:
@@ -82,12 +82,14 @@ class WorldService:
         return [self._sim.world.episode_id, [self._sim.hub.token(WORLD_STREAM)]]
 
     @value
-    def get_sensor_token(self, stream_id: Any) -> list[bytes]:
+    def get_sensor_token(self, client: object, stream_id: Any) -> list[bytes]:
         """Token of a stream; ticks wait for whoever asks to connect."""
         number = wire.integer(stream_id, "stream id")
         if not self._sim.hub.is_known(number):
             raise RequestError(f"There is no stream {number}.", "Its sensor may have been destroyed.")
         self._sim.hub.expect(number)
+        if number == WORLD_STREAM:
+            self._gate.open(client)
         return [self._sim.hub.token(number)]
 
     @value
@@ -127,17 +129,9 @@ class WorldService:
     # settings and ticks
 
     @value
-    def get_episode_settings(self, client: object) -> list[Any] | Awaitable[list[Any]]:
+    async def get_episode_settings(self, client: object) -> list[Any]:
         """Current settings; who asks again and again is answered slowly."""
-        now = time.monotonic()
-        last = self._settings_asked.get(client, 0.0)
-        self._settings_asked[client] = now
-        if now - last >= _SETTINGS_PERIOD_S:
-            return self._sim.settings.pack()
-        return self._settings_later()
-
-    async def _settings_later(self) -> list[Any]:
-        await asyncio.sleep(_SETTINGS_PERIOD_S)
+        await self._gate.pass_through(client)
         return self._sim.settings.pack()
 
     @value

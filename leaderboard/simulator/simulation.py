@@ -90,12 +90,12 @@ class Simulation:
         """Begin a new episode.
 
         The old world keeps answering while the town is built. Then the first snapshot of the new episode
-        goes out at once, but the answer to the client only `LOAD_HOLD_S` later, for two reasons that lie in
-        the client (`Episode.cpp`, `TrafficManagerLocal.cpp`). Its streaming thread, on seeing the new
-        episode id, stops and restarts the Traffic Managers of the process; its main thread, once
-        `load_new_episode` returns, may tick them, and a tick that meets the restart waits for ever. And an
-        asynchronous Traffic Manager's thread dereferences an Episode that is being replaced. With the
-        snapshot first, the restart is over before the main thread is let go.
+        goes out at once, but the caller, and with it the client, is let go only `LOAD_HOLD_S` later: on
+        seeing the new episode id the client's streaming thread stops and restarts the Traffic Managers of
+        its process (`Episode.cpp`, `OnEpisodeChanged`), and a tick that its main thread gives them
+        meanwhile is forgotten, so that `TrafficManagerLocal::SynchronousTick` waits for ever. With the
+        snapshot first, the restart is over before the main thread goes on. See also `apply_settings` and
+        `client_gate`.
         """
         async with self._loading:
             town = await build

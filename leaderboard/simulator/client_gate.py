@@ -1,0 +1,81 @@
+"""Keeps a client's Traffic Manager thread out of the way while the client replaces its episode."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+
+#: who asks for the settings again within this time is polling, and is answered this late
+POLL_PERIOD_S = 0.005
+#: how long the gate may stay shut, and how long it waits for a polling thread to come to it
+_LONGEST_S = 2.0
+
+
+class _Client:
+    """What the gate knows of a client connection."""
+
+    def __init__(self) -> None:
+        self.asked_at = 0.0
+        self.polled_at = 0.0
+        self.waiting = 0
+        self.shut: asyncio.Event | None = None
+
+
+class SettingsGate:
+    """Paces `get_episode_settings`, and shuts it while a client loads a world.
+
+    The thread of an asynchronous Traffic Manager asks for the settings in a hot loop, and between two
+    questions reads the client's episode. That pointer is null from the moment `load_new_episode` returns
+    until the client has fetched the new episode's info (`Simulator::LoadEpisode` resets it), and reading
+    it then ends the client's process. So the gate is shut before the answer to a load, the answer waits
+    until a polling thread stands at the gate, and the gate opens when the client subscribes to the new
+    episode's world stream, which it does once the pointer is set.
+    """
+
+    def __init__(self) -> None:
+        self._clients: weakref.WeakKeyDictionary[object, _Client] = weakref.WeakKeyDictionary()
+
+    def _of(self, client: object) -> _Client:
+        return self._clients.setdefault(client, _Client())
+
+    async def pass_through(self, client: object) -> None:
+        """Return when the client may have its answer."""
+        state = self._of(client)
+        now = time.monotonic()
+        polling = now - state.asked_at < 4.0 * POLL_PERIOD_S
+        state.asked_at = now
+        if polling:
+            state.polled_at = now
+        if state.shut is not None:
+            state.waiting += 1
+            try:
+                await asyncio.wait_for(state.shut.wait(), _LONGEST_S)
+            except asyncio.TimeoutError:
+                pass
+            finally:
+                state.waiting -= 1
+        elif polling:
+            await asyncio.sleep(POLL_PERIOD_S)
+
+    async def shut(self, client: object, hold_s: float) -> None:
+        """Shut the gate, and return when no thread of the client polls, or it stands at the gate.
+
+        Args:
+            client: the connection that loads a world.
+            hold_s: a client that has not asked for so long does not poll.
+        """
+        state = self._of(client)
+        if state.shut is None:
+            state.shut = asyncio.Event()
+            asyncio.get_running_loop().call_later(_LONGEST_S, self.open, client)
+        until = time.monotonic() + _LONGEST_S
+        while not state.waiting and time.monotonic() < min(until, state.polled_at + hold_s):
+            await asyncio.sleep(0.001)
+
+    def open(self, client: object) -> None:
+        """Open the gate."""
+        state = self._of(client)
+        if state.shut is not None:
+            state.shut.set()
+            state.shut = None
