@@ -30,7 +30,9 @@ for waypoint in carla_map.generate_waypoints(20.0):
     waypoint.is_junction and waypoint.get_junction()
 carla_map.get_crosswalks()
 for landmark in carla_map.get_all_landmarks():
-    landmark.get_lane_validities()
+    landmark.transform
+    for lane_id in {lane for pair in landmark.get_lane_validities() for lane in pair} - {0}:
+        carla_map.get_waypoint_xodr(landmark.road_id, lane_id, max(landmark.s, 0.0))
 carla_map.get_waypoint(carla.Location())
 """
 
