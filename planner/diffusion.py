@@ -7,24 +7,25 @@ trajectory is fp32 (fp64 where a test asks for it), whatever the network's dtype
 Which timesteps are visited
 ---------------------------
 Sampling in n steps visits t_i = floor(N (n - i) / n + 1/2) - 1, i = 0..n-1, with N = `first_timestep` + 1:
-diffusers' "trailing" spacing (Lin et al. 2023, https://arxiv.org/abs/2305.08891) of the first N timesteps. It
-starts at the noisiest timestep, as pure noise demands ("leading" starts 10 steps of 100 at t = 90 and one step
-at t = 0, where it would take pure noise for a nearly clean trajectory), and always ends in the clean
-trajectory (alpha_bar = 1).
+diffusers' "trailing" spacing (Lin et al. 2023, https://arxiv.org/abs/2305.08891) of the first N timesteps.
+It starts at the noisiest timestep, as pure noise demands ("leading" starts 10 steps of 100 at t = 90 and
+one step at t = 0, where it would take pure noise for a nearly clean trajectory), and always ends in the
+clean trajectory (alpha_bar = 1).
 
-Two things are put right. diffusers steps from t to t - 100 // n, which is not the next timestep visited unless
-n divides 100 (and for `linspace` not even then); here each scheduler is built on the *respaced* process (Nichol
-and Dhariwal 2021), whose timesteps are 0..n-1, so that diffusers' own step is exact for every count. And N is
-96 rather than 100 by default: `squaredcos_cap_v2` ends in alpha_bar = 2.4e-7 (its beta is capped at 0.999),
-where the clean trajectory read from a predicted noise, x0 = (x - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar), is
-2,000 times the prediction's error, clipped: the step decides nothing, and in bf16 decides it differently. At
-t = 95 the factor is 16.
+Two things are put right. diffusers steps from t to t - 100 // n, which is not the next timestep visited
+unless n divides 100 (and for `linspace` not even then); here each scheduler is built on the *respaced*
+process (Nichol and Dhariwal 2021), whose timesteps are 0..n-1, so that diffusers' own step is exact for
+every count. And N is 96 rather than 100 by default: `squaredcos_cap_v2` ends in alpha_bar = 2.4e-7 (its
+beta is capped at 0.999), where the clean trajectory read from a predicted noise, x0 = (x - sqrt(1 -
+alpha_bar) eps) / sqrt(alpha_bar), is 2,000 times the prediction's error, clipped: the step decides nothing,
+and in bf16 decides it differently. At t = 95 the factor is 16.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -55,7 +56,7 @@ class SampleSchedule:
 @lru_cache(maxsize=16)
 def alpha_bar_table(beta_schedule: str, num_train_timesteps: int) -> torch.Tensor:
     """(num_train_timesteps,) fp64 alpha_bar, from diffusers' betas."""
-    scheduler = DDPMScheduler(num_train_timesteps=num_train_timesteps, beta_schedule=beta_schedule)
+    scheduler: Any = DDPMScheduler(num_train_timesteps=num_train_timesteps, beta_schedule=beta_schedule)
     return torch.cumprod(1.0 - scheduler.betas.double(), dim=0)
 
 
@@ -91,7 +92,7 @@ def check_steps(config: PolicyConfig, steps: int) -> None:
         )
 
 
-def ddim_scheduler(config: PolicyConfig, steps: int) -> tuple[DDIMScheduler, SampleSchedule]:
+def ddim_scheduler(config: PolicyConfig, steps: int) -> tuple[Any, SampleSchedule]:
     """Diffusers' DDIM scheduler for the respaced process, deterministic (eta 0) by default.
 
     Its timesteps are `steps - 1 .. 0`; the network's are those of the returned schedule, in the same order.
@@ -107,7 +108,7 @@ def ddim_scheduler(config: PolicyConfig, steps: int) -> tuple[DDIMScheduler, Sam
     return _exact(scheduler, schedule, steps), schedule
 
 
-def ddpm_scheduler(config: PolicyConfig, steps: int) -> tuple[DDPMScheduler, SampleSchedule]:
+def ddpm_scheduler(config: PolicyConfig, steps: int) -> tuple[Any, SampleSchedule]:
     """Diffusers' DDPM scheduler, the study's sampler (100 steps), over all training timesteps."""
     schedule = sample_schedule(config, steps, first_timestep=config.num_train_timesteps - 1)
     scheduler = DDPMScheduler(
@@ -125,7 +126,7 @@ def _betas(schedule: SampleSchedule) -> list[float]:
     return [1.0 - rising[i + 1] / rising[i] for i in range(len(rising) - 1)]
 
 
-def _exact(scheduler, schedule: SampleSchedule, steps: int):  # type: ignore[no-untyped-def]
+def _exact(scheduler: Any, schedule: SampleSchedule, steps: int) -> Any:
     """Put the unrounded levels in: diffusers keeps fp32 ones, which would bound an fp64 parity at 1e-7."""
     scheduler.alphas_cumprod = torch.tensor(schedule.alpha_bars[::-1], dtype=torch.float64)
     if hasattr(scheduler, "final_alpha_cumprod"):

@@ -1,0 +1,447 @@
+"""Engines: what runs the network inside a tick. One interface, several ways to the same plan.
+
+Life cycle: `build_engine`, `warm_up`, `plan` any number of times, `close`. One request is a batch of one.
+
+| name | what it does |
+|---|---|
+| `reference` | the study's own form, kept as the truth: one whole forward a step, encoder inside the loop |
+| `cached` | `encode_conditions` once, then `decode_trajectory` per step; any dtype |
+| `hoisted` | all that does not depend on the noisy trajectory in one batched pass before the loop (exact) |
+| `auto` | the fastest of these that works here; falling back is logged once and stands in `Plan.engine` |
+
+Torch's thread settings are the caller's. Errors in what the caller gives are `PlannerError`s.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from tickdrive.planner.diffusion import check_steps, ddim_scheduler
+from tickdrive.planner.errors import PlannerError, did_you_mean
+from tickdrive.planner.network_config import PolicyConfig
+from tickdrive.planner.policy import DiffusionPolicy
+from tickdrive.planner.tracing import Tracer
+from tickdrive.planner.types import Features, Plan
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+"""fp64 is for parity tests of exact algebra, on the CPU."""
+
+_UNTRACED = Tracer()
+
+
+class PlannerEngine(ABC):
+    """An engine; see the module's text.
+
+    Args:
+        policy: what to run; copied, so that later changes to it have no effect.
+        device: where to.
+        dtype: of the network; the trajectory and the scheduler stay in fp32.
+
+    Attributes:
+        name: of the kind of engine.
+        config: sizes.
+        device: where it runs and where its inputs must be.
+        dtype: of the network.
+    """
+
+    name = ""
+
+    def __init__(self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> None:
+        self.config: PolicyConfig = policy.config
+        self.device = device
+        self.dtype = dtype
+        # x_t and the scheduler: never narrower than fp32
+        self.trajectory_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        self._closed = False
+        self._normalizer = copy.deepcopy(policy.normalizer).to(device)
+
+    @property
+    def label(self) -> str:
+        """Name, dtype and device, as they stand in `Plan.engine`."""
+        short = next(key for key, value in DTYPES.items() if value == self.dtype)
+        return f"{self.name} {short} {self.device}"
+
+    def warm_up(
+        self,
+        n_vl: int = 64,
+        n_reasoning: int = 8,
+        batch: int = 1,
+        steps: Sequence[int] | None = None,
+        runs: int = 3,
+    ) -> None:
+        """Plan on made-up inputs, so that the first real plan is as fast as the rest.
+
+        Args:
+            n_vl: VL tokens to expect.
+            n_reasoning: reasoning tokens to expect.
+            batch: plans at once to expect.
+            steps: step counts to expect; None for the config's.
+            runs: plans for each count.
+        """
+        features, ego_status, noise = example_inputs(
+            self.config, batch, n_vl, n_reasoning, self.device, seed=0
+        )
+        for count in steps or (self.config.num_inference_steps,):
+            for _ in range(runs):
+                self.plan(features, ego_status, noise, count)
+
+    def plan(
+        self,
+        features: Features,
+        ego_status: torch.Tensor,
+        noise: torch.Tensor,
+        steps: int,
+        tracer: Tracer | None = None,
+    ) -> Plan:
+        """Plan by DDIM; the same inputs and noise give the same plan.
+
+        Args:
+            features: (B, …) tokens on the engine's device, fp32 or the engine's dtype.
+            ego_status: (B, n_status, status_width), oldest first.
+            noise: (B, T, 2) fp32, standard normal.
+            steps: denoising steps.
+            tracer: gets the spans `encode`, `hoist` (where there is one) and `denoise`; on the CPU `denoise`
+                has a child `step` for each step.
+
+        Raises:
+            PlannerError: a wrong shape, dtype, device or step count (saying what was expected), a plan that
+                is not finite, or an engine that is closed.
+        """
+        self._check_inputs(features, ego_status, noise, steps)
+        tracer = tracer or _UNTRACED
+        with torch.inference_mode():
+            trajectory = self._sample(features, ego_status, noise.to(self.trajectory_dtype), steps, tracer)
+            waypoints = self._normalizer.denormalize(trajectory).cpu().numpy()
+        if self.dtype != torch.float64:
+            waypoints = waypoints.astype(np.float32, copy=False)
+        if not np.isfinite(waypoints).all():
+            raise PlannerError(
+                f"The plan of engine {self.label!r} is not finite.",
+                "Look for NaN in the features or ego status"
+                + (", or use fp32: fp16 overflows beyond 65504." if self.dtype == torch.float16 else "."),
+            )
+        return Plan(waypoints_in_ego=waypoints, dt_s=self.config.dt_s, steps=steps, engine=self.label)
+
+    def close(self) -> None:
+        """Free the weights. Planning afterwards is an error; closing again is not."""
+        self._closed = True
+        self._release()
+
+    @abstractmethod
+    def _sample(
+        self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
+    ) -> torch.Tensor:
+        """Denoised normalised trajectory (B, T, 2), in `trajectory_dtype`."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Drop references to weights."""
+
+    def _check_inputs(
+        self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int
+    ) -> None:
+        if self._closed:
+            raise PlannerError(f"Engine {self.label!r} is closed.", "Build another one.")
+        config = self.config
+        check_steps(config, steps)
+        batch = noise.shape[0] if noise.ndim else 0
+        if batch < 1:
+            raise PlannerError(
+                f"noise has shape {tuple(noise.shape)}.", f"Give (B, {config.horizon}, 2), B >= 1."
+            )
+        wanted: tuple[tuple[str, torch.Tensor | None, tuple[int | None, ...]], ...] = (
+            ("noise", noise, (batch, config.horizon, 2)),
+            ("ego_status", ego_status, (batch, config.n_status, config.status_width)),
+            (
+                "features.observation_tokens",
+                features.observation_tokens,
+                (batch, config.n_observation, config.observation_width),
+            ),
+            ("features.vl_tokens", features.vl_tokens, (batch, None, config.vl_width)),
+            ("features.reasoning_tokens", features.reasoning_tokens, (batch, None, config.reasoning_width)),
+            ("features.vl_mask", features.vl_mask, (batch, features.vl_tokens.shape[1])),
+            ("features.reasoning_mask", features.reasoning_mask, (batch, features.reasoning_tokens.shape[1])),
+        )
+        allowed = {torch.float32, self.dtype}
+        for name, tensor, shape in wanted:
+            if tensor is None:
+                continue
+            fits = tensor.ndim == len(shape) and all(
+                want is None or got == want for got, want in zip(tensor.shape, shape, strict=True)
+            )
+            if not fits:
+                expected = ", ".join("any" if size is None else str(size) for size in shape)
+                raise PlannerError(f"{name} has shape {tuple(tensor.shape)}.", f"Expected ({expected}).")
+            if tensor.device != self.device:
+                raise PlannerError(
+                    f"{name} is on {tensor.device}.", f"Engine {self.label!r} expects {self.device}."
+                )
+            if name.endswith("_mask"):
+                if tensor.dtype != torch.bool:
+                    raise PlannerError(
+                        f"{name} is of {tensor.dtype}.", "Expected torch.bool, True where real."
+                    )
+            elif tensor.dtype not in ({torch.float32, self.trajectory_dtype} if name == "noise" else allowed):
+                raise PlannerError(
+                    f"{name} is of {tensor.dtype}.", f"Expected {' or '.join(sorted(map(str, allowed)))}."
+                )
+
+
+class ReferenceEngine(PlannerEngine):
+    """The study's own form: one whole forward a step, the encoder inside the loop, diffusers' scheduler."""
+
+    name = "reference"
+
+    def __init__(self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(policy, device, dtype)
+        if dtype not in (torch.float32, torch.float64):
+            raise PlannerError(f"The reference engine was asked to run in {dtype}.", "It runs in fp32.")
+        self._policy: DiffusionPolicy | None = _frozen_copy(policy, device, dtype)
+
+    def _sample(
+        self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
+    ) -> torch.Tensor:
+        assert self._policy is not None
+        network = self._policy.network
+        inputs = [
+            tensor.to(self.dtype)
+            for tensor in (
+                features.observation_tokens,
+                features.vl_tokens,
+                features.reasoning_tokens,
+                ego_status,
+            )
+        ]
+        scheduler, schedule = ddim_scheduler(self.config, steps)
+        trajectory = noise
+        with tracer.span("denoise", str(self.device)):
+            for index, t in enumerate(schedule.timesteps):
+                with _step_span(tracer, self.device):
+                    time = torch.full((len(noise),), t, device=self.device)
+                    predicted = network(trajectory, time, *inputs, features.vl_mask, features.reasoning_mask)
+                    trajectory = scheduler.step(predicted, steps - 1 - index, trajectory).prev_sample
+        return trajectory
+
+    def _release(self) -> None:
+        self._policy = None
+
+
+class CachedEngine(PlannerEngine):
+    """The study's plan A: conditions are encoded once, only the decoder runs in the loop."""
+
+    name = "cached"
+
+    def __init__(self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(policy, device, dtype)
+        self._policy: DiffusionPolicy | None = _frozen_copy(policy, device, dtype)
+
+    def _sample(
+        self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
+    ) -> torch.Tensor:
+        policy = self._policy
+        assert policy is not None
+        device = str(self.device)
+        with tracer.span("encode", device):
+            encoded = policy.encode_conditions(features)
+        scheduler, schedule = ddim_scheduler(self.config, steps)
+        trajectory = noise
+        with tracer.span("denoise", device):
+            for index, t in enumerate(schedule.timesteps):
+                with _step_span(tracer, self.device):
+                    time = torch.full((len(noise),), t, device=self.device)
+                    predicted = policy.decode_trajectory(
+                        trajectory, time, *encoded, ego_status, features.vl_mask, features.reasoning_mask
+                    )
+                    trajectory = scheduler.step(predicted, steps - 1 - index, trajectory).prev_sample
+        return trajectory
+
+    def _release(self) -> None:
+        self._policy = None
+
+
+class AutoEngine(PlannerEngine):
+    """The first of several engines that works; moves on to the next for good when one breaks.
+
+    What the caller did wrong (`PlannerError`) is passed on, never taken for a broken engine.
+
+    Args:
+        policy: what to run.
+        candidates: label and builder of each engine, fastest first.
+    """
+
+    name = "auto"
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        device: torch.device,
+        dtype: torch.dtype,
+        candidates: Sequence[tuple[str, Callable[[], PlannerEngine]]],
+    ) -> None:
+        super().__init__(policy, device, dtype)
+        self._candidates = list(candidates)
+        self._fallen: list[str] = []
+        self._engine: PlannerEngine = self._next()
+
+    @property
+    def label(self) -> str:
+        """The label of the engine in use, and what it replaces."""
+        return self._engine.label + "".join(f" (fell back from {reason})" for reason in self._fallen)
+
+    def _next(self) -> PlannerEngine:
+        while self._candidates:
+            name, build = self._candidates.pop(0)
+            try:
+                engine = build()
+            except (RuntimeError, MemoryError) as error:
+                self._fall(name, error)
+                continue
+            self.dtype = engine.dtype
+            return engine
+        raise PlannerError(
+            f"No engine works here: {'; '.join(self._fallen)}.", "Try --engine reference on the CPU."
+        )
+
+    def _fall(self, name: str, error: BaseException) -> None:
+        reason = f"{name}: {(str(error).splitlines() or [type(error).__name__])[0][:120]}"
+        self._fallen.append(reason)
+        log.warning(
+            "planner engine %s; falling back to %s", reason, [item[0] for item in self._candidates] or "none"
+        )
+
+    def _sample(
+        self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
+    ) -> torch.Tensor:
+        while True:
+            try:
+                return self._engine._sample(features, ego_status, noise, steps, tracer)
+            except (RuntimeError, MemoryError) as error:
+                self._fall(self._engine.label, error)
+                self._engine.close()
+                self._engine = self._next()
+
+    def _release(self) -> None:
+        self._engine.close()
+
+
+def build_engine(
+    name: str, policy: DiffusionPolicy, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+) -> PlannerEngine:
+    """Build an engine.
+
+    Args:
+        name: `auto`, `hoisted`, `cached` or `reference`.
+        policy: trained policy; copied.
+        device: torch device, or `auto`: CUDA where there is one.
+        dtype: a key of `DTYPES`, a torch dtype, or `auto`: fp16 on CUDA; on the CPU fp32 (measured faster
+            than bf16 for networks that fit its caches; pass bf16 for the preset seed); fp32 for the
+            reference.
+
+    Raises:
+        PlannerError: an unknown name or dtype, or a device that is not there.
+    """
+    from tickdrive.planner.hoisted import HoistedEngine
+
+    kinds: dict[str, type[PlannerEngine]] = {
+        "reference": ReferenceEngine,
+        "cached": CachedEngine,
+        "hoisted": HoistedEngine,
+    }
+    if name != "auto" and name not in kinds:
+        raise PlannerError(f"There is no planner engine {name!r}.", did_you_mean(name, [*kinds, "auto"]))
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where, name)
+    if name != "auto":
+        return kinds[name](policy, where, kind)
+    chain: list[tuple[str, Callable[[], PlannerEngine]]] = [
+        ("hoisted", lambda: HoistedEngine(policy, where, kind)),
+        ("cached", lambda: CachedEngine(policy, where, kind)),
+        ("reference", lambda: ReferenceEngine(policy, where, torch.float32)),
+    ]
+    return AutoEngine(policy, where, kind, chain)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The torch device for a name; `auto` is CUDA where there is one.
+
+    Raises:
+        PlannerError: no such device on this machine.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise PlannerError(f"{device!r} is no torch device.", "Use auto, cpu, cuda or cuda:N.") from error
+    if found.type == "cuda":
+        if not torch.cuda.is_available():
+            raise PlannerError(f"Device {device} was asked for, and torch sees no CUDA.", "Use cpu, or auto.")
+        index = torch.cuda.current_device() if found.index is None else found.index
+        if index >= torch.cuda.device_count():
+            raise PlannerError(
+                f"There is no {device}.", f"There are {torch.cuda.device_count()} CUDA devices."
+            )
+        return torch.device("cuda", index)
+    if found.type != "cpu":
+        raise PlannerError(f"Device {device} is not supported.", "Use auto, cpu, cuda or cuda:N.")
+    return torch.device("cpu")
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device, engine: str = "auto") -> torch.dtype:
+    """The torch dtype for a name; see `build_engine`.
+
+    Raises:
+        PlannerError: no such dtype.
+    """
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" and engine != "reference" else torch.float32
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        raise PlannerError(
+            f"There is no dtype {dtype!r} to plan in.", did_you_mean(str(dtype), [*DTYPES, "auto"])
+        )
+    assert found is not None
+    return found
+
+
+def example_inputs(
+    config: PolicyConfig, batch: int, n_vl: int, n_reasoning: int, device: torch.device, seed: int
+) -> tuple[Features, torch.Tensor, torch.Tensor]:
+    """Random features, ego status and noise of the right shapes, for warming up and measuring."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    features = Features(
+        vl_tokens=draw(batch, n_vl, config.vl_width),
+        reasoning_tokens=draw(batch, n_reasoning, config.reasoning_width),
+        observation_tokens=draw(batch, config.n_observation, config.observation_width),
+    )
+    return features, draw(batch, config.n_status, config.status_width), draw(batch, config.horizon, 2)
+
+
+def _frozen_copy(policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> DiffusionPolicy:
+    return copy.deepcopy(policy).eval().requires_grad_(False).to(device=device, dtype=dtype)
+
+
+def _step_span(tracer: Tracer, device: torch.device):  # type: ignore[no-untyped-def]
+    """A span for one step, where a step's end can be seen: not on CUDA, whose work is queued."""
+    return tracer.span("step") if device.type == "cpu" and tracer.active else _NO_SPAN
+
+
+class _NoSpan:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+_NO_SPAN = _NoSpan()
