@@ -40,7 +40,7 @@ class AuxiliaryPredictions:
 
 
 class PerceptionModule(Protocol):
-    """A `torch.nn.Module` that the trainer can train; `agents.perception.compact_network` has the one we ship."""
+    """What the trainer asks of a perception `torch.nn.Module`; ours is `CompactPerception` of the agent."""
 
     def __call__(
         self, image: torch.Tensor, lidar_bev: torch.Tensor, ego_status: torch.Tensor

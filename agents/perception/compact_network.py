@@ -1,10 +1,11 @@
 """`CompactPerception`: the network that ships. Camera and LiDAR to VL, reasoning and observation tokens.
 
 ```
-image (3, 256, 512)   -> ResNet of basic blocks, stride 32 -> 8 x 16 = 128 tokens \\
-LiDAR (4 x 3, 128, 128) -> small ResNet, stride 16         -> 8 x 8  =  64 tokens  + 1 status token -> fusion
-                          \\-> pooled, one a frame -> 4 observation tokens               |-> VL tokens (192)
-7 learned queries -> cross-attention over all tokens, twice -> 7 reasoning tokens -> decision, light, lead, speed
+picture 3 x 256 x 512  -> ResNet, stride 32        -> 8 x 16 = 128 tokens |
+rasters 4 x 3 x 128^2  -> small ResNet, stride 16  -> 8 x 8  =  64 tokens |-> fusion -> 192 VL tokens
+                          pooled, one a frame      -> 4 observation tokens
+ego status             -> MLP                      -> 1 status token, context of fusion and reasoning
+7 learned queries      -> attention over all, twice -> 7 reasoning tokens -> decision, light, lead, speed
 ```
 The reasoning tokens are supervised with the expert's decision, the state of the light that governs the ego,
 the vehicle ahead and the wanted speed; the image features also with a coarse semantic map, in training only.
