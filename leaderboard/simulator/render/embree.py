@@ -33,8 +33,8 @@ ABSENT = 0xFFFFFFFF
 
 # resolved by name when a cached kernel is loaded, hence no address gets into numba's cache
 _KERNEL_SIGNATURE = types.void(types.intp, types.intp, types.intp, types.intp)
-intersect16 = ExternalFunction("tickdrive_rtcIntersect16", _KERNEL_SIGNATURE)
-occluded16 = ExternalFunction("tickdrive_rtcOccluded16", _KERNEL_SIGNATURE)
+intersect16: Any = ExternalFunction("tickdrive_rtcIntersect16", _KERNEL_SIGNATURE)
+occluded16: Any = ExternalFunction("tickdrive_rtcOccluded16", _KERNEL_SIGNATURE)
 
 _pointer, _uint, _int, _size = ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_size_t
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
@@ -69,9 +69,15 @@ def load_embree() -> ctypes.CDLL:
     mend = "Install it with: pip install 'embreex>=2.17.7' (it is part of tickdrive[sim])."
     found = importlib.util.find_spec("embreex")
     if found is None or not found.origin:
-        raise ServerError("The package 'embreex' (Embree ray tracing: LiDAR and shadows) is not installed.", mend)
+        raise ServerError(
+            "The package 'embreex' (Embree ray tracing: LiDAR and shadows) is not installed.", mend
+        )
     package = os.path.dirname(found.origin)
-    folders = [os.path.join(os.path.dirname(package), "embreex.libs"), os.path.join(package, ".dylibs"), package]
+    folders = [
+        os.path.join(os.path.dirname(package), "embreex.libs"),
+        os.path.join(package, ".dylibs"),
+        package,
+    ]
 
     def library(stem: str) -> str | None:
         hits = [path for folder in folders for path in sorted(glob.glob(os.path.join(folder, f"lib{stem}*")))]

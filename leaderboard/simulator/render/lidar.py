@@ -19,14 +19,14 @@ _SHORTEST_M = 0.02
 
 @numba.njit(cache=True, nogil=True)
 def trace(  # type: ignore[no-untyped-def]
-    scene, origins, directions, range_m, face_tag, model_tag, actor_start, actor_matrix, actor_slot_tag,
+    scene, origin, directions, range_m, face_tag, model_tag, actor_start, actor_matrix, actor_slot_tag,
     distance, hit, tag, cos_incidence,
 ):  # fmt: skip
     """Nearest hits of rays.
 
-    Args:
+    The arrays, for N rays, A instances:
         scene: address of the Embree scene.
-        origins: (3,) common origin, or (N, 3) flattened by the caller to directions' length; world frame.
+        origin: (3,) world frame.
         directions: (N, 3) unit vectors, world frame; a zero vector is not traced.
         face_tag: (F,) tag of the static mesh's faces.
         model_tag: (M,) slot of the models' faces.
@@ -55,7 +55,7 @@ def trace(  # type: ignore[no-untyped-def]
             if d[0] == 0.0 and d[1] == 0.0 and d[2] == 0.0:
                 continue
             for axis in range(3):
-                packet[axis * 16 + k] = origins[axis]
+                packet[axis * 16 + k] = origin[axis]
                 packet[(4 + axis) * 16 + k] = d[axis]
             packet[48 + k], packet[112 + k], packet[128 + k] = _SHORTEST_M, 0.0, range_m
             bits[144 + k], bits[160 + k], bits[176 + k] = 0xFFFFFFFF, k, 0
@@ -94,9 +94,7 @@ def trace(  # type: ignore[no-untyped-def]
             cos_incidence[o] = abs(nx * d[0] + ny * d[1] + nz * d[2]) / length
 
 
-def scan_directions(
-    spec: LidarSpec, start_angle_rad: float, delta_s: float
-) -> tuple[np.ndarray, int, float]:
+def scan_directions(spec: LidarSpec, start_angle_rad: float, delta_s: float) -> tuple[np.ndarray, int, float]:
     """Rays of one tick.
 
     Args:

@@ -73,7 +73,9 @@ def lighting_of(weather: Weather) -> Lighting:
 
     warm = _step(2.0, 32.0, altitude)
     sun = np.array([1.0, 0.62 + 0.33 * warm, 0.34 + 0.52 * warm]) * 1.12 * risen * (1.0 - 0.88 * cover)
-    clear_sky = np.array([0.30, 0.38, 0.52]) * (0.08 + 0.92 * day) + np.array([0.16, 0.07, 0.03]) * low_sun * risen
+    clear_sky = (
+        np.array([0.30, 0.38, 0.52]) * (0.08 + 0.92 * day) + np.array([0.16, 0.07, 0.03]) * low_sun * risen
+    )
     grey_sky = np.array([0.52, 0.54, 0.57]) * (0.07 + 0.93 * day)
     sky_ambient = clear_sky * (1.0 - cover) + grey_sky * cover
     floor = np.array([0.085, 0.090, 0.110])
@@ -81,13 +83,16 @@ def lighting_of(weather: Weather) -> Lighting:
     ground_ambient = 0.42 * sky_ambient + 0.16 * sun * max(0.0, float(sun_direction[2]))
     fog = min(max(weather.fog_density / 100.0, 0.0), 1.0) + weather.precipitation / 100.0 * 0.08
     fog += weather.dust_storm / 100.0 * 0.4
-    wet = min(max(max(weather.wetness, weather.precipitation_deposits, weather.precipitation) / 100.0, 0.0), 1.0)
+    wet = min(
+        max(max(weather.wetness, weather.precipitation_deposits, weather.precipitation) / 100.0, 0.0), 1.0
+    )
     sky = _sky(sun_direction, altitude, day, low_sun, cloud, cover, sun)
     haze = sky[int(math.sqrt(0.1) * SKY_HEIGHT)].mean(0)
     blend = min(1.0, 1.6 * fog)
     sky = sky * (1.0 - blend) + haze * blend
+    extinction = 1.0 / 1900.0 + 0.028 * fog**1.4
     return Lighting(
-        sun_direction, sun * (1.0 - 0.6 * min(fog, 1.0)), sky_ambient, ground_ambient, 1.0 / 1900.0 + 0.028 * fog**1.4,
+        sun_direction, sun * (1.0 - 0.6 * min(fog, 1.0)), sky_ambient, ground_ambient, extinction,
         float(max(weather.fog_distance, 0.0)), wet, 1.0 - _step(-4.0, 7.0, altitude),
         np.ascontiguousarray(sky, np.float32),
     )  # fmt: skip
@@ -119,7 +124,13 @@ def sky_directions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _sky(
-    to_sun: np.ndarray, altitude: float, day: float, low_sun: float, cloud: float, cover: float, sun: np.ndarray
+    to_sun: np.ndarray,
+    altitude: float,
+    day: float,
+    low_sun: float,
+    cloud: float,
+    cover: float,
+    sun: np.ndarray,
 ) -> np.ndarray:
     x, y, z = sky_directions()
     up = np.clip(z, 0.0, 1.0)[..., None]

@@ -6,6 +6,7 @@ few slots (paint, glass, brake light, …) instead of a material; what a slot lo
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -15,7 +16,15 @@ import numpy as np
 from tickdrive.leaderboard.simulator.interfaces import Tag
 from tickdrive.leaderboard.simulator.render import people, vehicles
 from tickdrive.leaderboard.simulator.render.slots import Slot
-from tickdrive.leaderboard.simulator.scene.mesh import RGB, Material, Mesh, MeshBuilder, Shade, box_mesh, tube_mesh
+from tickdrive.leaderboard.simulator.scene.mesh import (
+    RGB,
+    Material,
+    Mesh,
+    MeshBuilder,
+    Shade,
+    box_mesh,
+    tube_mesh,
+)
 
 GAIT_PHASES = 8
 STRIDE_M = 1.5
@@ -101,14 +110,15 @@ def _prop(family: str, extent: np.ndarray) -> Mesh:
     if family == "cone":
         builder.add(*box_mesh((0, 0, -0.94 * z), (x, y, 0.06 * z)), Slot.TRIM)
         edges = [(-0.88, 0.72), (-0.35, 0.50), (0.0, 0.36), (0.4, 0.22), (1.0, 0.06)]
-        for k, ((z0, r0), (z1, r1)) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for k, ((z0, r0), (z1, r1)) in enumerate(itertools.pairwise(edges)):
             slot = Slot.WHITE if k in (1, 3) else Slot.PAINT
             builder.add(*tube_mesh((0, 0, z0 * z), (0, 0, z1 * z), r0 * radius, r1 * radius, 12), slot)
     elif family == "barrel":
         for k in range(4):
             slot = Slot.WHITE if k % 2 else Slot.PAINT
             builder.add(
-                *tube_mesh((0, 0, (k / 2 - 1) * z), (0, 0, ((k + 1) / 2 - 1) * z), radius, radius * 0.97, 14), slot
+                *tube_mesh((0, 0, (k / 2 - 1) * z), (0, 0, ((k + 1) / 2 - 1) * z), radius, radius * 0.97, 14),
+                slot,
             )
     elif family == "barrier":
         builder.add(*box_mesh((0, 0, -0.55 * z), (x, y, 0.45 * z)), Slot.WHITE)
@@ -122,10 +132,15 @@ def _prop(family: str, extent: np.ndarray) -> Mesh:
     return builder.build()
 
 
-_PROP_PAINT: dict[str, RGB] = {"cone": (236, 98, 26), "barrel": (232, 104, 30), "barrier": (206, 62, 44), "warning": (240, 176, 30)}  # fmt: skip
+_PROP_PAINT: dict[str, RGB] = {
+    "cone": (236, 98, 26),
+    "barrel": (232, 104, 30),
+    "barrier": (206, 62, 44),
+    "warning": (240, 176, 30),
+}
 _COATS: tuple[RGB, ...] = (
-    (158, 46, 44), (44, 78, 140), (60, 62, 66), (196, 178, 140), (54, 110, 84), (206, 206, 202), (122, 66, 116),
-    (214, 150, 48), (84, 128, 168), (92, 60, 44),
+    (158, 46, 44), (44, 78, 140), (60, 62, 66), (196, 178, 140), (54, 110, 84), (206, 206, 202),
+    (122, 66, 116), (214, 150, 48), (84, 128, 168), (92, 60, 44),
 )  # fmt: skip
 _TROUSERS: tuple[RGB, ...] = ((38, 44, 62), (58, 54, 50), (30, 30, 34), (92, 86, 74), (70, 84, 110))
 _SKIN: tuple[RGB, ...] = ((224, 178, 146), (188, 136, 102), (128, 86, 62), (88, 58, 42))
@@ -168,7 +183,9 @@ def appearance(
         Slot.LEFT_BLINKER: Material(tag, (214, 120, 30), emission=blink(LightBit.LEFT_BLINKER)),
         Slot.RIGHT_BLINKER: Material(tag, (214, 120, 30), emission=blink(LightBit.RIGHT_BLINKER)),
         Slot.WHITE: Material(tag, (232, 232, 228)),
-        Slot.COAT: Material(rider, _COATS[(number + 3) % len(_COATS)] if family != "walker" else paint, smooth=True),
+        Slot.COAT: Material(
+            rider, _COATS[(number + 3) % len(_COATS)] if family != "walker" else paint, smooth=True
+        ),
         Slot.TROUSERS: Material(rider, _TROUSERS[number // 7 % len(_TROUSERS)], smooth=True),
         Slot.SKIN: Material(rider, _SKIN[number // 3 % len(_SKIN)], smooth=True),
         Slot.HAIR: Material(rider, _HAIR[number // 5 % len(_HAIR)], smooth=True),

@@ -1,3 +1,5 @@
+# sums of numpy vectors, which ruff takes for lists
+# ruff: noqa: RUF005
 """Models of walkers with a gait, and of two-wheelers with their riders.
 
 Frame: centre of the bounding box, x forward, y right, z up, metres.
@@ -38,7 +40,9 @@ def walker(extent: np.ndarray, phase_rad: float) -> Mesh:
         shin = angle - 0.10 - lifted
         ankle = knee + 0.43 * s * np.array([math.sin(shin), 0.0, -math.cos(shin)])
         _limb(builder, [root, knee, ankle], [0.085 * wide, 0.062 * s, 0.045 * s], Slot.TROUSERS)
-        builder.add(*box_mesh(ankle + [0.055 * s, 0.0, -0.025 * s], (0.125 * s, 0.045 * s, 0.035 * s)), Slot.TYRE)
+        builder.add(
+            *box_mesh(ankle + [0.055 * s, 0.0, -0.025 * s], (0.125 * s, 0.045 * s, 0.035 * s)), Slot.TYRE
+        )
         shoulder = np.array([0.0, side * 0.20 * wide, ground + 1.45 * s])
         arm = -side * swing * 0.45
         elbow = shoulder + 0.29 * s * np.array([math.sin(arm), 0.08 * side, -math.cos(arm)])
@@ -54,7 +58,15 @@ def _torso(builder: MeshBuilder, low: np.ndarray, high: np.ndarray, wide: float,
     """Rounded trunk between hip and neck."""
     angle = np.linspace(0.0, 2.0 * np.pi, 10, endpoint=False)
     rings = []
-    for part, half_y, half_x in ((0, 0.15, 0.105), (0.25, 0.155, 0.115), (0.6, 0.19, 0.125), (0.88, 0.20, 0.11), (1.0, 0.09, 0.07)):  # fmt: skip
+    # height from hip to neck, half width, half depth
+    outline = (
+        (0, 0.15, 0.105),
+        (0.25, 0.155, 0.115),
+        (0.6, 0.19, 0.125),
+        (0.88, 0.20, 0.11),
+        (1.0, 0.09, 0.07),
+    )
+    for part, half_y, half_x in outline:
         centre = low + part * (high - low)
         ring = centre + np.stack([half_x * s * np.cos(angle), half_y * wide * np.sin(angle), 0 * angle], 1)
         rings.append(ring)
@@ -71,7 +83,8 @@ def _head(builder: MeshBuilder, centre: np.ndarray, s: float, helmet: bool) -> N
     grow = 1.22 if helmet else 1.06
     cap = centre + np.array([-0.02 * s, 0.0, 0.035 * s])
     builder.add(
-        *sphere_mesh(cap, (0.095 * grow * s, 0.082 * grow * s, 0.105 * grow * s), 9, 6), Slot.PAINT if helmet else Slot.HAIR
+        *sphere_mesh(cap, (0.095 * grow * s, 0.082 * grow * s, 0.105 * grow * s), 9, 6),
+        Slot.PAINT if helmet else Slot.HAIR,
     )
 
 

@@ -53,8 +53,8 @@ def _triangle(ax, ay, aw, bx, by, bw, cx, cy, cw, number, width, height, inverse
             elif k < 0:
                 high = -1.0
                 low = 0.0
-        left = int(math.ceil(low))
-        right = int(math.floor(high))
+        left = math.ceil(low)
+        right = math.floor(high)
         if left > right:
             continue
         w = aw + slope_x * (left + 0.5 - ax) + slope_y * (py - ay)
@@ -152,7 +152,7 @@ def rasterise(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Draw the town's chunks and the actors.
 
-    Args:
+    The arrays, for C chunks and A actors:
         vertices, faces: the town's, world frame.
         chunk_*: (C,) first and last face, bounding sphere, and the distances between which it is drawn.
         model_vertices, model_faces: of all actor models, each in its own frame.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,128 +18,34 @@ from tickdrive.leaderboard.simulator.interfaces import (
     Tag,
     Weather,
 )
-from tickdrive.leaderboard.simulator.render import lidar, shading
+from tickdrive.leaderboard.simulator.render import images, lidar, shading
+from tickdrive.leaderboard.simulator.render.assets import (
+    SLOTS,
+    DrawnArrays,
+    ModelLibrary,
+    no_actors,
+    pack_town,
+)
 from tickdrive.leaderboard.simulator.render.embree import TraceWorld
 from tickdrive.leaderboard.simulator.render.lighting import Lighting, lighting_of, tone_table, weather_key
-from tickdrive.leaderboard.simulator.render.models import ModelKey, appearance, build_model, family_of, model_key
+from tickdrive.leaderboard.simulator.render.models import (
+    appearance,
+    family_of,
+    model_key,
+)
 from tickdrive.leaderboard.simulator.render.raster import rasterise
-from tickdrive.leaderboard.simulator.render.slots import Slot
 from tickdrive.leaderboard.simulator.scene.build import TownScene
-from tickdrive.leaderboard.simulator.scene.mesh import Material, MaterialArrays, Mesh
+from tickdrive.leaderboard.simulator.scene.mesh import Material, MaterialArrays
 from tickdrive.leaderboard.simulator.scene.signals import BULB_LIT
 from tickdrive.planner.errors import SensorError, did_you_mean
 
 KINDS = ("rgb", "depth", "semantic_segmentation", "instance_segmentation")
-_CHUNK_M = 40.0
-_SLOTS = len(Slot)
 _MOST_RAYS_THROUGH = 8
-_GLOW = {LightColour.RED: (1.0, 0.10, 0.05), LightColour.YELLOW: (1.0, 0.62, 0.05), LightColour.GREEN: (0.1, 1.0, 0.5)}
-
-
-@dataclass
-class _Town:
-    """The scene's layers as one set of arrays, cut into chunks for culling."""
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    face_normals: np.ndarray
-    vertex_normals: np.ndarray
-    materials: np.ndarray
-    instances: np.ndarray
-    chunk_start: np.ndarray
-    chunk_end: np.ndarray
-    chunk_centre: np.ndarray
-    chunk_radius: np.ndarray
-    chunk_near: np.ndarray
-    chunk_far: np.ndarray
-
-
-def _pack_town(scene: TownScene) -> _Town:
-    vertices, faces, materials, instances, normals, vertex_normals = [], [], [], [], [], []
-    starts, ends, centres, radii, nears, fars = [], [], [], [], [], []
-    vertex_count = face_count = 0
-    for layer in scene.layers:
-        mesh = layer.mesh
-        if not len(mesh.faces):
-            continue
-        centre = mesh.vertices[mesh.faces].mean(1)
-        key = np.floor(centre[:, 0] / _CHUNK_M).astype(np.int64) * 100_003 + np.floor(centre[:, 1] / _CHUNK_M)
-        order = np.argsort(key, kind="stable")
-        _, first = np.unique(key[order], return_index=True)
-        for a, b in zip(first, np.append(first[1:], len(order)), strict=True):
-            points = mesh.vertices[mesh.faces[order[a:b]].ravel()].astype(np.float64)
-            middle = 0.5 * (points.min(0) + points.max(0))
-            centres.append(middle)
-            radii.append(float(np.linalg.norm(points - middle, axis=1).max()))
-            starts.append(face_count + int(a))
-            ends.append(face_count + int(b))
-            nears.append(layer.near_m)
-            fars.append(layer.far_m)
-        vertices.append(mesh.vertices)
-        vertex_normals.append(mesh.vertex_normals())
-        faces.append(mesh.faces[order] + vertex_count)
-        normals.append(mesh.face_normals()[order])
-        materials.append(mesh.materials[order])
-        instances.append(mesh.instances[order])
-        vertex_count += len(mesh.vertices)
-        face_count += len(mesh.faces)
-    return _Town(
-        np.ascontiguousarray(np.concatenate(vertices)), np.ascontiguousarray(np.concatenate(faces), np.int32),
-        np.concatenate(normals), np.concatenate(vertex_normals), np.concatenate(materials).astype(np.int32),
-        np.concatenate(instances), np.array(starts, np.int64), np.array(ends, np.int64), np.array(centres),
-        np.array(radii), np.array(nears), np.array(fars),
-    )  # fmt: skip
-
-
-class _Models:
-    """All actor models met so far, in one set of arrays and as Embree meshes."""
-
-    def __init__(self, world: TraceWorld) -> None:
-        self._world = world
-        self.start: dict[ModelKey, int] = {}
-        self.count: dict[ModelKey, int] = {}
-        self.radius: dict[ModelKey, float] = {}
-        self.handle: dict[ModelKey, int] = {}
-        self.vertices = np.zeros((0, 3), np.float32)
-        self.faces = np.zeros((0, 3), np.int32)
-        self.slots = np.zeros(0, np.int32)
-        self.face_normals = np.zeros((0, 3), np.float32)
-        self.vertex_normals = np.zeros((0, 3), np.float32)
-
-    def require(self, keys: Sequence[ModelKey]) -> None:
-        new = [key for key in dict.fromkeys(keys) if key not in self.start]
-        if not new:
-            return
-        meshes: list[Mesh] = [build_model(key) for key in new]
-        vertex_count, face_count = len(self.vertices), len(self.faces)
-        faces = [self.faces]
-        for key, mesh in zip(new, meshes, strict=True):
-            self.start[key], self.count[key] = face_count, len(mesh.faces)
-            self.radius[key] = float(np.linalg.norm(mesh.vertices, axis=1).max())
-            self.handle[key] = self._world.add_mesh(mesh.vertices, mesh.faces)
-            faces.append(mesh.faces + vertex_count)
-            vertex_count += len(mesh.vertices)
-            face_count += len(mesh.faces)
-        self.faces = np.ascontiguousarray(np.concatenate(faces), np.int32)
-        self.vertices = np.concatenate([self.vertices, *(m.vertices for m in meshes)])
-        self.slots = np.concatenate([self.slots, *(m.materials for m in meshes)]).astype(np.int32)
-        self.face_normals = np.concatenate([self.face_normals, *(m.face_normals() for m in meshes)])
-        self.vertex_normals = np.concatenate([self.vertex_normals, *(m.vertex_normals() for m in meshes)])
-
-
-@dataclass
-class _Drawn:
-    """The tick's actors as arrays (A,); see `raster.rasterise`."""
-
-    start: np.ndarray
-    count: np.ndarray
-    first: np.ndarray
-    radius: np.ndarray
-    matrix: np.ndarray
-    material: np.ndarray
-    actor_id: np.ndarray
-    slot_tag: np.ndarray
-    owner: np.ndarray
+_GLOW = {
+    LightColour.RED: (1.0, 0.10, 0.05),
+    LightColour.YELLOW: (1.0, 0.62, 0.05),
+    LightColour.GREEN: (0.1, 1.0, 0.5),
+}
 
 
 class Renderer:
@@ -159,14 +64,14 @@ class Renderer:
 
     def __init__(self, scene: TownScene, threads: int = 1) -> None:
         self._scene = scene
-        self._town = _pack_town(scene)
+        self._town = pack_town(scene)
         traced = [layer.mesh for layer in scene.layers if layer.traced]
         offsets = np.cumsum([0, *(len(m.vertices) for m in traced)])
         traced_faces = np.concatenate([m.faces + n for m, n in zip(traced, offsets[:-1], strict=True)])
         self._world = TraceWorld(np.concatenate([m.vertices for m in traced]), traced_faces)
         self._table = MaterialArrays.of(scene.materials)
         self._traced_tag = self._table.tag[np.concatenate([m.materials for m in traced])]
-        self._models = _Models(self._world)
+        self._models = ModelLibrary(self._world)
         self._rows_of: dict[tuple[object, ...], MaterialArrays] = {}
         self._tone = tone_table()
         self._noise = shading.noise_pyramid()
@@ -176,7 +81,7 @@ class Renderer:
         self._threads = max(1, threads)
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         self._cached: tuple[tuple[object, ...], np.ndarray, np.ndarray] | None = None
-        self._drawn = self._no_actors()
+        self._drawn = no_actors()
         self.begin_tick((), {}, Weather())
 
     def close(self) -> None:
@@ -210,7 +115,9 @@ class Renderer:
         signals = self._scene.signals
         for sign_id, rows in signals.rows.items():
             state = light_states.get(sign_id, LightColour.OFF)
-            for colour, row in zip((LightColour.RED, LightColour.YELLOW, LightColour.GREEN), rows, strict=True):
+            for colour, row in zip(
+                (LightColour.RED, LightColour.YELLOW, LightColour.GREEN), rows, strict=True
+            ):
                 emission[row] = BULB_LIT[colour] if state == colour else (0.0, 0.0, 0.0)
         lamp = 3.0 * self._lighting.night
         emission[self._scene.lamp_row] = (lamp, 0.86 * lamp, 0.62 * lamp)
@@ -226,27 +133,27 @@ class Renderer:
         keys = [model_key(a.type_id, a.tag, a.box.extent, a.stride_m) for a in actors]
         self._models.require(keys)
         count, static_rows = len(actors), len(self._scene.materials)
-        self._reserve(static_rows + count * _SLOTS)
+        self._reserve(static_rows + count * SLOTS)
         if not count:
-            self._drawn = self._no_actors()
+            self._drawn = no_actors()
             self._world.set_instances([], np.zeros((0, 3, 4)))
             return
         models = self._models
         faces = np.array([models.count[k] for k in keys], np.int64)
-        drawn = _Drawn(
+        drawn = DrawnArrays(
             np.array([models.start[k] for k in keys], np.int64),
             faces,
             len(self._town.faces) + np.cumsum(faces) - faces,
             np.array([models.radius[k] for k in keys]),
             np.stack([(a.pose.matrix() @ a.box.pose.matrix())[:3] for a in actors]),
-            static_rows + _SLOTS * np.arange(count, dtype=np.int64),
+            static_rows + SLOTS * np.arange(count, dtype=np.int64),
             np.array([a.actor_id for a in actors], np.int64),
-            np.zeros((count, _SLOTS), np.uint8),
+            np.zeros((count, SLOTS), np.uint8),
             np.repeat(np.arange(count, dtype=np.int32), faces),
         )
         for k, actor in enumerate(actors):
             rows = self._appearance(actor)
-            at = slice(static_rows + k * _SLOTS, static_rows + (k + 1) * _SLOTS)
+            at = slice(static_rows + k * SLOTS, static_rows + (k + 1) * SLOTS)
             for name in ("tag", "shade", "smooth", "albedo", "emission", "params"):
                 getattr(self._table, name)[at] = getattr(rows, name)
             drawn.slot_tag[k] = rows.tag
@@ -275,17 +182,9 @@ class Renderer:
             return
         for name in ("tag", "shade", "smooth", "albedo", "emission", "params"):
             old = getattr(self._table, name)
-            new = np.zeros((rows + 16 * _SLOTS, *old.shape[1:]), old.dtype)
+            new = np.zeros((rows + 16 * SLOTS, *old.shape[1:]), old.dtype)
             new[:have] = old
             setattr(self._table, name, new)
-
-    @staticmethod
-    def _no_actors() -> _Drawn:
-        none = np.zeros(0, np.int64)
-        return _Drawn(
-            none, none, none, np.zeros(0), np.zeros((0, 3, 4)), none, none, np.zeros((0, _SLOTS), np.uint8),
-            np.zeros(0, np.int32),
-        )  # fmt: skip
 
     # -- cameras --
 
@@ -306,22 +205,34 @@ class Renderer:
         if kind not in KINDS:
             raise SensorError(f"There is no camera of kind {kind!r}.", did_you_mean(kind, KINDS))
         if spec.width < 1 or spec.height < 1 or not 0.0 < spec.fov_deg < 180.0:
-            raise SensorError(f"No camera can have {spec.width}x{spec.height} pixels at {spec.fov_deg} degrees.")
+            raise SensorError(
+                f"No camera can have {spec.width}x{spec.height} pixels at {spec.fov_deg} degrees."
+            )
         focal = 0.5 * spec.width / math.tan(math.radians(0.5 * spec.fov_deg))
         eye = pose.location
         axes = np.ascontiguousarray(rotation_matrix(pose.pitch, pose.yaw, pose.roll))
         inverse_z, ids = self._rasterise(spec, pose, eye, axes, focal)
         image = np.empty((spec.height * spec.width, 4), np.uint8)
         if kind == "depth":
-            shading.depth_image(inverse_z, image)
+            images.depth_image(inverse_z, image)
         elif kind == "rgb":
             self._shade(spec, focal, eye, axes, inverse_z, ids, image)
         else:
             drawn = self._drawn
-            shading.label_image(
-                ids, self._town.materials, self._town.instances, self._models.slots, drawn.owner, drawn.start,
-                drawn.first, drawn.material, drawn.actor_id, self._table.tag, kind == "instance_segmentation", image,
-            )  # fmt: skip
+            images.label_image(
+                ids,
+                self._town.materials,
+                self._town.instances,
+                self._models.slots,
+                drawn.owner,
+                drawn.start,
+                drawn.first,
+                drawn.material,
+                drawn.actor_id,
+                self._table.tag,
+                kind == "instance_segmentation",
+                image,
+            )
         return image.reshape(spec.height, spec.width, 4)
 
     def _rasterise(
@@ -334,10 +245,29 @@ class Renderer:
         inverse_z, ids = np.empty(pixels, np.float32), np.empty(pixels, np.int32)
         town, models, drawn = self._town, self._models, self._drawn
         rasterise(
-            town.vertices, town.faces, town.chunk_start, town.chunk_end, town.chunk_centre, town.chunk_radius,
-            town.chunk_near, town.chunk_far, models.vertices, models.faces, drawn.start, drawn.count, drawn.first,
-            drawn.radius, drawn.matrix, eye, axes, focal, spec.width, spec.height, inverse_z, ids,
-        )  # fmt: skip
+            town.vertices,
+            town.faces,
+            town.chunk_start,
+            town.chunk_end,
+            town.chunk_centre,
+            town.chunk_radius,
+            town.chunk_near,
+            town.chunk_far,
+            models.vertices,
+            models.faces,
+            drawn.start,
+            drawn.count,
+            drawn.first,
+            drawn.radius,
+            drawn.matrix,
+            eye,
+            axes,
+            focal,
+            spec.width,
+            spec.height,
+            inverse_z,
+            ids,
+        )
         self._cached = (key, inverse_z, ids)
         return inverse_z, ids
 
@@ -351,15 +281,50 @@ class Renderer:
 
         def rows(first: int, last: int) -> None:
             shading.shade(
-                inverse_z, ids, first, last, spec.width, spec.height, focal, eye, axes,
-                town.vertices, town.faces, town.face_normals, town.vertex_normals, town.materials,
-                models.vertices, models.faces, models.face_normals, models.vertex_normals, models.slots,
-                drawn.owner, drawn.start, drawn.first, drawn.matrix, drawn.material,
-                table.shade, table.smooth, table.albedo, table.emission, table.params,
-                light.sun_direction, light.sun, light.sky_ambient, light.ground_ambient, light.fog_per_m,
-                light.fog_start_m, light.wetness, light.night, light.sky, self._world.handle, shadows, self._noise,
-                self._tone, image,
-            )  # fmt: skip
+                inverse_z,
+                ids,
+                first,
+                last,
+                spec.width,
+                spec.height,
+                focal,
+                eye,
+                axes,
+                town.vertices,
+                town.faces,
+                town.face_normals,
+                town.vertex_normals,
+                town.materials,
+                models.vertices,
+                models.faces,
+                models.face_normals,
+                models.vertex_normals,
+                models.slots,
+                drawn.owner,
+                drawn.start,
+                drawn.first,
+                drawn.matrix,
+                drawn.material,
+                table.shade,
+                table.smooth,
+                table.albedo,
+                table.emission,
+                table.params,
+                light.sun_direction,
+                light.sun,
+                light.sky_ambient,
+                light.ground_ambient,
+                light.fog_per_m,
+                light.fog_start_m,
+                light.wetness,
+                light.night,
+                light.sky,
+                self._world.handle,
+                shadows,
+                self._noise,
+                self._tone,
+                image,
+            )
 
         if self._pool is None:
             rows(0, spec.height)
@@ -367,7 +332,7 @@ class Renderer:
             edges = 2 * np.linspace(0, spec.height // 2, self._threads + 1).astype(int)
             edges[-1] = spec.height
             list(self._pool.map(rows, edges[:-1].tolist(), edges[1:].tolist()))
-        shading.glow(inverse_z, spec.width, spec.height, focal, eye, axes, *self._lit, image)
+        images.glow(inverse_z, spec.width, spec.height, focal, eye, axes, *self._lit, image)
 
     # -- rays --
 
@@ -401,7 +366,12 @@ class Renderer:
         ids = np.concatenate([[0], self._drawn.actor_id]).astype(np.uint32)
         counts = np.bincount(channel[seen], minlength=spec.channels).astype(np.uint32)
         return LidarSweep(
-            after, counts, points, ids[hit[seen]], tag[seen].astype(np.uint32), cosine[seen].astype(np.float32)
+            after,
+            counts,
+            points,
+            ids[hit[seen]],
+            tag[seen].astype(np.uint32),
+            cosine[seen].astype(np.float32),
         )
 
     def cast_ray(
@@ -444,8 +414,18 @@ class Renderer:
         distance, hit = np.empty(count), np.empty(count, np.int64)
         tag, cosine = np.empty(count, np.uint8), np.empty(count)
         lidar.trace(
-            self._world.handle, np.ascontiguousarray(origin, np.float64), np.ascontiguousarray(directions), range_m,
-            self._traced_tag, self._models.slots, self._drawn.start, self._drawn.matrix, self._drawn.slot_tag,
-            distance, hit, tag, cosine,
-        )  # fmt: skip
+            self._world.handle,
+            np.ascontiguousarray(origin, np.float64),
+            np.ascontiguousarray(directions),
+            range_m,
+            self._traced_tag,
+            self._models.slots,
+            self._drawn.start,
+            self._drawn.matrix,
+            self._drawn.slot_tag,
+            distance,
+            hit,
+            tag,
+            cosine,
+        )
         return distance, hit, tag, cosine

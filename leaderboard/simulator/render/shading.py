@@ -1,4 +1,4 @@
-"""Colour of the pixels: textures, sun and sky light, shadows, fog, glow of lights; and the label images."""
+"""Colour of the pixels: textures, sun and sky light, shadows and fog."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from tickdrive.leaderboard.simulator.scene.mesh import Shade
 _PLAIN, _ASPHALT, _PAVING, _GRASS = int(Shade.PLAIN), int(Shade.ASPHALT), int(Shade.PAVING), int(Shade.GRASS)
 _FACADE, _FOLIAGE, _GLASS = int(Shade.FACADE), int(Shade.FOLIAGE), int(Shade.GLASS)
 _PAINT, _MARKING = int(Shade.PAINT), int(Shade.MARKING)
-_SKY_TAG = 11
 SHADOW_REACH_M = 110.0
-FAR_DEPTH_M = 1000.0
 NOISE_SIZE, NOISE_LEVELS = 256, 8
 
 
@@ -32,7 +30,7 @@ def _hash(x, y, z):  # type: ignore[no-untyped-def]
 def _grain(pyramid, u, v, level):  # type: ignore[no-untyped-def]
     """Tiling noise about 0 at texel coordinates of the finest level; see `noise_pyramid`."""
     size = NOISE_SIZE >> level
-    return pyramid[level, (int(math.floor(v)) >> level) & (size - 1), (int(math.floor(u)) >> level) & (size - 1)]
+    return pyramid[level, (math.floor(v) >> level) & (size - 1), (math.floor(u) >> level) & (size - 1)]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -57,7 +55,7 @@ def _sky_index(x, y, z):  # type: ignore[no-untyped-def]
 
 
 def noise_pyramid() -> np.ndarray:
-    """(levels, n, n) float32 tiling noise of mean 0 in -0.5..0.5; each level halves the last in its corner."""
+    """(levels, n, n) float32 tiling noise about 0; each level, in its corner, is the last at half size."""
     rng = np.random.default_rng(5)
     n = NOISE_SIZE
     fine = 0.6 * (rng.random((n, n)) - 0.5)
@@ -199,7 +197,12 @@ def shade(  # type: ignore[no-untyped-def]
                 normal[k, 0], normal[k, 1], normal[k, 2] = nx, ny, nz
                 point[k, 0], point[k, 1], point[k, 2] = px, py, pz
                 row_of[k] = material
-                if shadows and k & 1 == 0 and z < SHADOW_REACH_M and nx * sun_x + ny * sun_y + nz * sun_z > 0.0:
+                if (
+                    shadows
+                    and k & 1 == 0
+                    and z < SHADOW_REACH_M
+                    and nx * sun_x + ny * sun_y + nz * sun_z > 0.0
+                ):
                     j = k >> 1
                     lift = 0.015 + 0.0008 * z
                     packet[j], packet[16 + j], packet[32 + j] = px + nx * lift, py + ny * lift, pz + nz * lift
@@ -235,20 +238,26 @@ def shade(  # type: ignore[no-untyped-def]
                     nx, ny, nz = normal[k, 0], normal[k, 1], normal[k, 2]
                     px, py, pz = point[k, 0], point[k, 1], point[k, 2]
                     ar, ag, ab = mat_albedo[material, 0], mat_albedo[material, 1], mat_albedo[material, 2]
-                    er, eg, eb = mat_emission[material, 0], mat_emission[material, 1], mat_emission[material, 2]
+                    er, eg, eb = (
+                        mat_emission[material, 0],
+                        mat_emission[material, 1],
+                        mat_emission[material, 2],
+                    )
                     mirror = 0.0
                     gain = 1.0
                     lit = nx * sun_x + ny * sun_y + nz * sun_z
-                    if kind == _ASPHALT or kind == _MARKING:
+                    if kind in (_ASPHALT, _MARKING):
                         # the mean of the pixel's extents along and across the view
-                        level = _mip(10.0 * z / focal / math.sqrt(max(0.02, abs(vz))))
+                        level = _mip(22.0 * z / focal / math.sqrt(max(0.02, abs(vz))))
                         patch = _grain(noise, px * 0.55, py * 0.55, 0)
-                        gain = 1.0 + 0.30 * _grain(noise, px * 10.0, py * 10.0, level) + 0.10 * patch
+                        gain = 1.0 + 0.26 * _grain(noise, px * 22.0, py * 22.0, level) + 0.13 * patch
                         if kind == _MARKING:
                             gain = 1.0 + 0.4 * (gain - 1.0)
                         if wetness > 0.0:
                             gain *= 1.0 - 0.42 * wetness
-                            pool = _grain(noise, px * 2.0 + 91.0, py * 2.0 + 37.0, _mip(2.0 * z / focal + 2.0))
+                            pool = _grain(
+                                noise, px * 2.0 + 91.0, py * 2.0 + 37.0, _mip(2.0 * z / focal + 2.0)
+                            )
                             mirror = wetness * (0.03 + 0.25 * min(1.0, max(0.0, (pool - 0.12) * 6.0)))
                     elif kind == _PAVING:
                         footprint = z / focal / max(0.1, abs(vz))
@@ -262,12 +271,12 @@ def shade(  # type: ignore[no-untyped-def]
                             gain += (_hash(cx, cy, 3) - 0.5) * 0.08 * fine
                         gain *= 1.0 - 0.25 * wetness
                     elif kind == _GRASS:
-                        level = _mip(7.0 * z / focal / math.sqrt(max(0.02, abs(vz))))
+                        level = _mip(12.0 * z / focal / math.sqrt(max(0.02, abs(vz))))
                         broad = _grain(noise, px * 0.31, py * 0.31, 1)
-                        gain = 1.0 + 0.75 * _grain(noise, px * 7.0, py * 7.0, level) + 0.35 * broad
+                        gain = 1.0 + 0.75 * _grain(noise, px * 12.0, py * 12.0, level) + 0.35 * broad
                         ar *= 1.0 + 0.8 * broad
                     elif kind == _FOLIAGE:
-                        scale = 4.5 if z < 45.0 else 2.0
+                        scale = 8.0 if z < 14.0 else (4.5 if z < 45.0 else 2.0)
                         bx, by, bz = math.floor(px * scale), math.floor(py * scale), math.floor(pz * scale)
                         leaf = _hash(bx, by, bz)
                         twig = _hash(by, bz, bx)
@@ -281,9 +290,15 @@ def shade(  # type: ignore[no-untyped-def]
                         slant = max(0.08, abs(nx * vx + ny * vy + nz * vz))
                         _facade(mat_params[material], py * nx - px * ny, pz, z / focal / slant, window)
                         glass = window[0]
-                        gain = window[2] * (1.0 + 0.16 * _grain(noise, (px + py) * 3.0, pz * 3.0, 1 if z < 30.0 else 3))
+                        gain = window[2] * (
+                            1.0 + 0.16 * _grain(noise, (px + py) * 3.0, pz * 3.0, 1 if z < 30.0 else 3)
+                        )
                         keep = 1.0 - glass
-                        ar, ag, ab = ar * keep + 0.014 * glass, ag * keep + 0.019 * glass, ab * keep + 0.026 * glass
+                        ar, ag, ab = (
+                            ar * keep + 0.014 * glass,
+                            ag * keep + 0.019 * glass,
+                            ab * keep + 0.026 * glass,
+                        )
                         mirror = (0.13 + 0.16 * window[1]) * glass
                         if night > 0.02 and window[1] > 0.62:
                             warm = glass * night * (0.35 + 0.5 * window[1])
@@ -296,24 +311,44 @@ def shade(  # type: ignore[no-untyped-def]
                     if valid[k >> 1] == -1 and packet[128 + (k >> 1)] < 0.0:
                         lit *= 0.22 if kind == _FOLIAGE else 0.0
                     hemi = 0.5 + 0.5 * nz
-                    cr = ar * gain * (sun[0] * lit + ground_ambient[0] + (sky_ambient[0] - ground_ambient[0]) * hemi)
-                    cg = ag * gain * (sun[1] * lit + ground_ambient[1] + (sky_ambient[1] - ground_ambient[1]) * hemi)
-                    cb = ab * gain * (sun[2] * lit + ground_ambient[2] + (sky_ambient[2] - ground_ambient[2]) * hemi)
+                    cr = (
+                        ar
+                        * gain
+                        * (sun[0] * lit + ground_ambient[0] + (sky_ambient[0] - ground_ambient[0]) * hemi)
+                    )
+                    cg = (
+                        ag
+                        * gain
+                        * (sun[1] * lit + ground_ambient[1] + (sky_ambient[1] - ground_ambient[1]) * hemi)
+                    )
+                    cb = (
+                        ab
+                        * gain
+                        * (sun[2] * lit + ground_ambient[2] + (sky_ambient[2] - ground_ambient[2]) * hemi)
+                    )
                     if mirror > 0.0:
                         along = nx * vx + ny * vy + nz * vz
                         mx, my, mz = vx - 2.0 * along * nx, vy - 2.0 * along * ny, vz - 2.0 * along * nz
                         rim = 1.0 - min(1.0, -along) if along < 0.0 else 0.0
                         fresnel = mirror + (1.0 - mirror) * 0.75 * rim * rim * rim * rim
-                        if kind == _ASPHALT or kind == _MARKING:
+                        if kind in (_ASPHALT, _MARKING):
                             fresnel = mirror + 0.35 * wetness * rim * rim * rim * rim
                         if mz > 0.0:
                             row2, column2 = _sky_index(mx, my, mz)
                             sr, sg, sb = sky[row2, column2, 0], sky[row2, column2, 1], sky[row2, column2, 2]
                         else:
-                            sr, sg, sb = (0.35 * ground_ambient[0], 0.35 * ground_ambient[1], 0.35 * ground_ambient[2])
+                            sr, sg, sb = (
+                                0.35 * ground_ambient[0],
+                                0.35 * ground_ambient[1],
+                                0.35 * ground_ambient[2],
+                            )
                         keep = 1.0 - fresnel
-                        cr, cg, cb = cr * keep + sr * fresnel, cg * keep + sg * fresnel, cb * keep + sb * fresnel
-                        if lit > 0.0 and (kind == _PAINT or kind == _GLASS):
+                        cr, cg, cb = (
+                            cr * keep + sr * fresnel,
+                            cg * keep + sg * fresnel,
+                            cb * keep + sb * fresnel,
+                        )
+                        if lit > 0.0 and (kind in (_PAINT, _GLASS)):
                             spot = mx * sun_x + my * sun_y + mz * sun_z
                             if spot > 0.9:
                                 spot = (spot - 0.9) * 10.0
@@ -336,8 +371,16 @@ def shade(  # type: ignore[no-untyped-def]
 def _interpolate(vertices, face, normals, px, py, pz):  # type: ignore[no-untyped-def]
     """Vertex normals interpolated at a point of a triangle, unit length."""
     a, b, c = face[0], face[1], face[2]
-    ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
-    vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+    ux, uy, uz = (
+        vertices[b, 0] - vertices[a, 0],
+        vertices[b, 1] - vertices[a, 1],
+        vertices[b, 2] - vertices[a, 2],
+    )
+    vx, vy, vz = (
+        vertices[c, 0] - vertices[a, 0],
+        vertices[c, 1] - vertices[a, 1],
+        vertices[c, 2] - vertices[a, 2],
+    )
     wx, wy, wz = px - vertices[a, 0], py - vertices[a, 1], pz - vertices[a, 2]
     uu, uv, vv = ux * ux + uy * uy + uz * uz, ux * vx + uy * vy + uz * vz, vx * vx + vy * vy + vz * vz
     wu, wv = wx * ux + wy * uy + wz * uz, wx * vx + wy * vy + wz * vz
@@ -352,81 +395,3 @@ def _interpolate(vertices, face, normals, px, py, pz):  # type: ignore[no-untype
     z = r * normals[a, 2] + s * normals[b, 2] + t * normals[c, 2]
     length = 1.0 / math.sqrt(x * x + y * y + z * z + 1e-12)
     return x * length, y * length, z * length
-
-
-@numba.njit(cache=True, nogil=True)
-def glow(inverse_z, width, height, focal, eye, axes, positions, facings, colours, image):  # type: ignore[no-untyped-def]
-    """Add the halo of lit bulbs; a small image keeps their colour only thus.
-
-    Args:
-        positions, facings: (N, 3) of bulbs; colours: (N, 3) r, g, b 0-1.
-    """
-    for n in range(positions.shape[0]):
-        dx, dy, dz = positions[n, 0] - eye[0], positions[n, 1] - eye[1], positions[n, 2] - eye[2]
-        z = axes[0, 0] * dx + axes[1, 0] * dy + axes[2, 0] * dz
-        away = math.sqrt(dx * dx + dy * dy + dz * dz)
-        if z < 1.0 or away > 220.0:
-            continue
-        square = -(facings[n, 0] * dx + facings[n, 1] * dy + facings[n, 2] * dz) / away
-        if square < 0.2:
-            continue
-        u = 0.5 * width + focal * (axes[0, 1] * dx + axes[1, 1] * dy + axes[2, 1] * dz) / z
-        v = 0.5 * height - focal * (axes[0, 2] * dx + axes[1, 2] * dy + axes[2, 2] * dz) / z
-        if u < 0 or v < 0 or u >= width or v >= height:
-            continue
-        seen = inverse_z[int(v) * width + int(u)]
-        if seen > 0.0 and 1.0 / seen < z - 0.35:
-            continue
-        core = 0.225 * focal / z
-        radius = max(2.6, 2.3 * core)
-        strength = 150.0 * min(1.0, square * 1.5)
-        for y in range(max(0, int(v - radius)), min(height, int(v + radius) + 2)):
-            for x in range(max(0, int(u - radius)), min(width, int(u + radius) + 2)):
-                d = math.sqrt((x + 0.5 - u) ** 2 + (y + 0.5 - v) ** 2) / radius
-                if d >= 1.0:
-                    continue
-                g = (1.0 - d) * (1.0 - d) * strength
-                o = y * width + x
-                for c in range(3):
-                    image[o, 2 - c] = min(255, int(image[o, 2 - c] + g * colours[n, c]))
-
-
-@numba.njit(cache=True, nogil=True)
-def depth_image(inverse_z, image):  # type: ignore[no-untyped-def]
-    """CARLA's depth: (R + 256 G + 65536 B) / (2^24 - 1) * 1000 m along the optical axis."""
-    for o in range(inverse_z.shape[0]):
-        part = 1.0
-        if inverse_z[o] > 0.0:
-            part = min(1.0, 1.0 / inverse_z[o] / FAR_DEPTH_M)
-        code = int(part * 16777215.0 + 0.5)
-        image[o, 2] = code & 255
-        image[o, 1] = (code >> 8) & 255
-        image[o, 0] = (code >> 16) & 255
-        image[o, 3] = 255
-
-
-@numba.njit(cache=True, nogil=True)
-def label_image(  # type: ignore[no-untyped-def]
-    ids, face_materials, face_instances, model_materials, owner, actor_start, actor_first, actor_material,
-    actor_id, mat_tag, with_instance, image,
-):  # fmt: skip
-    """Semantic tag in R; with instances their id's low byte in G, high byte in B.
-
-    Source: CARLA's `Tagger.cpp` (`GetActorLabelColor`).
-    """
-    static_count = face_materials.shape[0]
-    for o in range(ids.shape[0]):
-        number = ids[o]
-        tag, instance = _SKY_TAG, 0
-        if number >= 0:
-            if number < static_count:
-                tag = mat_tag[face_materials[number]]
-                instance = face_instances[number]
-            else:
-                a = owner[number - static_count]
-                tag = mat_tag[actor_material[a] + model_materials[number - actor_first[a] + actor_start[a]]]
-                instance = actor_id[a]
-        image[o, 2] = tag
-        image[o, 1] = (instance & 255) if with_instance else 0
-        image[o, 0] = ((instance >> 8) & 255) if with_instance else 0
-        image[o, 3] = 255

@@ -14,7 +14,12 @@ import numpy as np
 
 from tickdrive.leaderboard.simulator.interfaces import RoadFurniture, SolidBox, Tag
 from tickdrive.leaderboard.simulator.scene.buildings import Frontage, build_buildings
-from tickdrive.leaderboard.simulator.scene.ground import SceneGround, SurfaceIndex, TerrainGrid, terrain_from_surface
+from tickdrive.leaderboard.simulator.scene.ground import (
+    SceneGround,
+    SurfaceIndex,
+    TerrainGrid,
+    terrain_from_surface,
+)
 from tickdrive.leaderboard.simulator.scene.mesh import Material, MaterialTable, Mesh, MeshBuilder, Shade
 from tickdrive.leaderboard.simulator.scene.objects import (
     ROAD,
@@ -140,9 +145,15 @@ def build_scene(network: Network) -> TownScene:
         SceneLayer(far.build(), TREE_DETAIL_M, 400.0, False),
     )
     return TownScene(
-        network.name, layers, tuple(table.rows), tuple(register.solids), ground, tuple(register.objects), signals,
+        network.name,
+        layers,
+        tuple(table.rows),
+        tuple(register.solids),
+        ground,
+        tuple(register.objects),
+        signals,
         lamp_row,
-    )  # fmt: skip
+    )
 
 
 def _samples(paved: PavedSurfaces) -> np.ndarray:
@@ -167,14 +178,10 @@ def _terrain_mesh(terrain: TerrainGrid, builder: MeshBuilder, table: MaterialTab
     grass = table.add(GRASS)
     quads = []
     for r in range(rows - 1):
-        level = np.abs(h[r : r + 2] - h[r, :1]).max(0) < 1e-3
         c = 0
         while c < columns - 1:
             end = c + 1
-            same = np.abs(h[r : r + 2, c] - h[r, c]).max() < 1e-3
-            while same and end < columns - 1 and end - c < 8 and np.abs(h[r : r + 2, end + 1] - h[r, c]).max() < 1e-3:
-                if not same or not level.size:
-                    break
+            while end < columns - 1 and end - c < 8 and np.ptp(h[r : r + 2, c : end + 2]) < 1e-3:
                 end += 1
             quads.append((c, r, end))
             c = end
@@ -213,8 +220,9 @@ def _curbs(strips: list[Strip]) -> list[Frontage]:
 
 
 def _outward_at(strip: Strip) -> np.ndarray:
-    """(n, 2) unit vectors across the lane, outwards, at each station (from the road's direction: a lane may be
-    of zero width at an end).
+    """(n, 2) unit vectors across the lane, outwards, at each station.
+
+    They come from the road's direction, for a lane may be of zero width at an end.
     """
     forward = np.gradient(0.5 * (strip.inner + strip.outer)[:, :2], axis=0)
     # left of the travel direction is -y at heading 0 in CARLA's frame
@@ -223,7 +231,11 @@ def _outward_at(strip: Strip) -> np.ndarray:
 
 
 def _edges(
-    paved: PavedSurfaces, terrain: TerrainGrid, builder: MeshBuilder, table: MaterialTable, register: ObjectRegister
+    paved: PavedSurfaces,
+    terrain: TerrainGrid,
+    builder: MeshBuilder,
+    table: MaterialTable,
+    register: ObjectRegister,
 ) -> None:
     """Skirts at the roads' borders; walls on bridges."""
     if not len(paved.edges):
@@ -246,6 +258,10 @@ def _edges(
         number = register.add("Barrier", Tag.GUARD_RAIL, box)
         side = np.array([-math.sin(yaw), math.cos(yaw), 0.0]) * 0.1
         up = np.array([0.0, 0.0, 0.9])
-        quads = [(p - side, q - side, q - side + up, p - side + up), (p + side, q + side, q + side + up, p + side + up),
-                 (p - side + up, q - side + up, q + side + up, p + side + up)]  # fmt: skip
+        a0, b0, a1, b1 = p - side, q - side, p + side, q + side
+        quads = [
+            (a0, b0, b0 + up, a0 + up),
+            (a1, b1, b1 + up, a1 + up),
+            (a0 + up, b0 + up, b1 + up, a1 + up),
+        ]
         builder.add_quads(np.array(quads), wall, number)

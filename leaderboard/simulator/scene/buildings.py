@@ -9,7 +9,14 @@ import numpy as np
 
 from tickdrive.leaderboard.simulator.interfaces import Tag
 from tickdrive.leaderboard.simulator.scene.ground import TerrainGrid
-from tickdrive.leaderboard.simulator.scene.mesh import RGB, Material, MaterialTable, MeshBuilder, Shade, box_mesh
+from tickdrive.leaderboard.simulator.scene.mesh import (
+    RGB,
+    Material,
+    MaterialTable,
+    MeshBuilder,
+    Shade,
+    box_mesh,
+)
 from tickdrive.leaderboard.simulator.scene.objects import BUILT, GroundUse, ObjectRegister, upright_box
 
 WALLS: tuple[RGB, ...] = (
@@ -55,9 +62,14 @@ class _District:
 
 
 def build_buildings(
-    frontages: list[Frontage], use: GroundUse, terrain: TerrainGrid, builder: MeshBuilder, table: MaterialTable,
-    register: ObjectRegister, rng: np.random.Generator,
-) -> None:  # fmt: skip
+    frontages: list[Frontage],
+    use: GroundUse,
+    terrain: TerrainGrid,
+    builder: MeshBuilder,
+    table: MaterialTable,
+    register: ObjectRegister,
+    rng: np.random.Generator,
+) -> None:
     """Line the frontages with buildings, then a taller second row behind them."""
     district = _District(rng)
     for row in (0, 1):
@@ -66,9 +78,16 @@ def build_buildings(
 
 
 def _line(
-    frontage: Frontage, row: int, district: _District, use: GroundUse, terrain: TerrainGrid, builder: MeshBuilder,
-    table: MaterialTable, register: ObjectRegister, rng: np.random.Generator,
-) -> None:  # fmt: skip
+    frontage: Frontage,
+    row: int,
+    district: _District,
+    use: GroundUse,
+    terrain: TerrainGrid,
+    builder: MeshBuilder,
+    table: MaterialTable,
+    register: ObjectRegister,
+    rng: np.random.Generator,
+) -> None:
     steps = np.linalg.norm(np.diff(frontage.points[:, :2], axis=0), axis=1)
     along = np.concatenate([[0.0], np.cumsum(steps)])
     at = 2.0 + 6.0 * rng.random()
@@ -87,11 +106,23 @@ def _line(
             out /= max(float(np.linalg.norm(out)), 1e-6)
             x, y = foot[:2] + out * (back + half_y)
             yaw = math.atan2(out[1], out[0]) - 0.5 * math.pi
-            if abs(terrain.height(x, y) - foot[2]) > 3.0 or use.rectangle(x, y, yaw, half_x + 1.4, half_y + 1.4):
+            if abs(terrain.height(x, y) - foot[2]) > 3.0 or use.rectangle(
+                x, y, yaw, half_x + 1.4, half_y + 1.4
+            ):
                 continue
             use.rectangle(x, y, yaw, half_x, half_y, BUILT)
             _building(
-                x, y, yaw, half_x, half_y, district.at(x, y) + 0.25 * row, terrain, builder, table, register, rng
+                x,
+                y,
+                yaw,
+                half_x,
+                half_y,
+                district.at(x, y) + 0.25 * row,
+                terrain,
+                builder,
+                table,
+                register,
+                rng,
             )
             at = middle + half_x + (rng.uniform(0.6, 1.6) if rng.random() < 0.55 else rng.uniform(3.0, 9.0))
             placed = True
@@ -117,7 +148,9 @@ def _building(
     wall = WALLS[int(rng.integers(len(WALLS)))]
     seed = float(rng.integers(1, 1000))
     roof_rise = 0.38 * half_y * 2 if house else 0.0
-    box = upright_box(world(0, 0, 0.5 * (low + top + roof_rise)), (half_x, half_y, 0.5 * (top + roof_rise - low)), yaw)
+    box = upright_box(
+        world(0, 0, 0.5 * (low + top + roof_rise)), (half_x, half_y, 0.5 * (top + roof_rise - low)), yaw
+    )
     instance = register.add("House" if house else "Building", Tag.BUILDING, box)
 
     corners = [(-half_x, -half_y), (half_x, -half_y), (half_x, half_y), (-half_x, half_y)]
@@ -146,7 +179,9 @@ def _building(
     if house:
         _gable(world, half_x, half_y, top, roof_rise, wall, builder, table, instance, rng)
         return
-    trim = table.add(Material(Tag.BUILDING, (min(wall[0] + 22, 255), min(wall[1] + 24, 255), min(wall[2] + 26, 255))))
+    trim = table.add(
+        Material(Tag.BUILDING, (min(wall[0] + 22, 255), min(wall[1] + 24, 255), min(wall[2] + 26, 255)))
+    )
     for z, out, thick in ((split, 0.14, 0.16), (top + 0.25, 0.2, 0.42)):
         builder.add(*box_mesh(world(0, 0, z), (half_x + out, half_y + out, thick), yaw), trim, instance)
     grey = table.add(Material(Tag.BUILDING, (128, 128, 130)))
@@ -164,12 +199,18 @@ def _gable(world, half_x, half_y, top, rise, wall, builder, table, instance, rng
     for sy in (-1, 1):
         low_y, low_z = sy * (half_y + eave), top - eave * slope
         quad = [
-            world(-half_x - eave, low_y, low_z), world(half_x + eave, low_y, low_z),
-            world(half_x + eave, 0, top + rise), world(-half_x - eave, 0, top + rise),
-        ]  # fmt: skip
+            world(-half_x - eave, low_y, low_z),
+            world(half_x + eave, low_y, low_z),
+            world(half_x + eave, 0, top + rise),
+            world(-half_x - eave, 0, top + rise),
+        ]
         builder.add_quads(np.array(quad)[None], roof, instance)
     for sx in (-1, 1):
-        triangle = [world(sx * half_x, -half_y, top), world(sx * half_x, half_y, top), world(sx * half_x, 0, top + rise)]
+        triangle = [
+            world(sx * half_x, -half_y, top),
+            world(sx * half_x, half_y, top),
+            world(sx * half_x, 0, top + rise),
+        ]
         builder.add(np.array(triangle), np.array([[0, 1, 2]]), plain, instance)
     chimney = world(0.5 * half_x, 0.25 * half_y, top + rise)
     builder.add(*box_mesh(chimney, (0.35, 0.35, 0.9)), plain, instance)

@@ -27,10 +27,10 @@ def _bin_triangles(corners, origin_x, origin_y, columns, rows, cell, starts, ite
         x1 = max(corners[i, 0, 0], corners[i, 1, 0], corners[i, 2, 0])
         y0 = min(corners[i, 0, 1], corners[i, 1, 1], corners[i, 2, 1])
         y1 = max(corners[i, 0, 1], corners[i, 1, 1], corners[i, 2, 1])
-        c0 = max(0, int(math.floor((x0 - origin_x) / cell)))
-        c1 = min(columns - 1, int(math.floor((x1 - origin_x) / cell)))
-        r0 = max(0, int(math.floor((y0 - origin_y) / cell)))
-        r1 = min(rows - 1, int(math.floor((y1 - origin_y) / cell)))
+        c0 = max(0, math.floor((x0 - origin_x) / cell))
+        c1 = min(columns - 1, math.floor((x1 - origin_x) / cell))
+        r0 = max(0, math.floor((y0 - origin_y) / cell))
+        r1 = min(rows - 1, math.floor((y1 - origin_y) / cell))
         for r in range(r0, r1 + 1):
             for c in range(c0, c1 + 1):
                 if not _overlaps(corners[i], origin_x + c * cell, origin_y + r * cell, cell):
@@ -64,8 +64,8 @@ def _overlaps(corner, x, y, cell):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def _surface(corners, starts, items, origin_x, origin_y, columns, rows, cell, x, y, hint):  # type: ignore[no-untyped-def]
     """Height of the triangle over (x, y) nearest to the hint, NaN where there is none."""
-    c = int(math.floor((x - origin_x) / cell))
-    r = int(math.floor((y - origin_y) / cell))
+    c = math.floor((x - origin_x) / cell)
+    r = math.floor((y - origin_y) / cell)
     best = np.nan
     if c < 0 or r < 0 or c >= columns or r >= rows:
         return best
@@ -111,9 +111,7 @@ def _terrain(heights, origin_x, origin_y, cell, x, y):  # type: ignore[no-untype
 
 @numba.njit(cache=True, nogil=True)
 def _height(corners, starts, items, grid, heights, terrain_grid, x, y, hint):  # type: ignore[no-untyped-def]
-    z = _surface(
-        corners, starts, items, grid[0], grid[1], int(grid[2]), int(grid[3]), grid[4], x, y, hint
-    )
+    z = _surface(corners, starts, items, grid[0], grid[1], int(grid[2]), int(grid[3]), grid[4], x, y, hint)
     if not math.isnan(z) and abs(z - hint) <= LAYER_M:
         return z
     base = _terrain(heights, terrain_grid[0], terrain_grid[1], terrain_grid[2], x, y)

@@ -37,7 +37,9 @@ def pave_gaps(road_quads: np.ndarray, walk_quads: np.ndarray) -> np.ndarray:
             continue
         # a little under its neighbours, so that no slit shows at the seams
         dense = shapely.segmentize(gap.buffer(0.03), 2.5)
-        triangles = shapely.get_parts(shapely.delaunay_triangles(shapely.MultiPoint(shapely.get_coordinates(dense))))
+        triangles = shapely.get_parts(
+            shapely.delaunay_triangles(shapely.MultiPoint(shapely.get_coordinates(dense)))
+        )
         inside = shapely.contains(dense, shapely.centroid(triangles))
         for triangle in triangles[inside]:
             ring = shapely.get_coordinates(triangle)[:3]

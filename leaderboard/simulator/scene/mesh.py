@@ -1,3 +1,5 @@
+# sums of numpy vectors, which ruff takes for lists
+# ruff: noqa: RUF005
 """Triangle meshes with materials: what the scene is built of and the renderer draws.
 
 World frame, metres (see `geometry`). A material says how a triangle is shaded and what it is; a triangle
@@ -15,6 +17,7 @@ import numpy as np
 from tickdrive.leaderboard.simulator.interfaces import Tag
 
 FloatArray = np.ndarray
+Vector = Sequence[float] | np.ndarray
 RGB = tuple[int, int, int]
 
 
@@ -86,7 +89,9 @@ class MaterialArrays:
             np.array([m.tag for m in materials], np.uint8),
             np.array([m.shade for m in materials], np.uint8),
             np.array([m.smooth for m in materials], np.uint8),
-            linear_from_srgb(np.array([m.rgb for m in materials], np.float64).reshape(-1, 3)).astype(np.float32),
+            linear_from_srgb(np.array([m.rgb for m in materials], np.float64).reshape(-1, 3)).astype(
+                np.float32
+            ),
             np.array([m.emission for m in materials], np.float32).reshape(-1, 3),
             np.array([m.params for m in materials], np.float32).reshape(-1, 6),
         )
@@ -129,7 +134,9 @@ class Mesh:
         """(F, 3) float32 unit normals, of either sign."""
         corners = self.vertices[self.faces]
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        return (normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+        return (normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)).astype(
+            np.float32
+        )
 
     def vertex_normals(self) -> FloatArray:
         """(V, 3) float32 area-weighted means over the triangles at each vertex."""
@@ -169,7 +176,9 @@ class MeshBuilder:
         self._instances.append(np.broadcast_to(np.asarray(instance, np.uint16), (count,)))
         self._count += len(self._vertices[-1])
 
-    def add_quads(self, quads: FloatArray, material: int | FloatArray, instance: int | FloatArray = 0) -> None:
+    def add_quads(
+        self, quads: FloatArray, material: int | FloatArray, instance: int | FloatArray = 0
+    ) -> None:
         """Add (N, 4, 3) quads, corners in ring order."""
         quads = np.asarray(quads, np.float32).reshape(-1, 4, 3)
         if not len(quads):
@@ -207,7 +216,11 @@ class MeshBuilder:
         y = mesh.vertices[None, :, 1] * places[:, 4, None]
         z = mesh.vertices[None, :, 2] * places[:, 5, None]
         vertices = np.stack(
-            [cos * x - sin * y + places[:, 0, None], sin * x + cos * y + places[:, 1, None], z + places[:, 2, None]],
+            [
+                cos * x - sin * y + places[:, 0, None],
+                sin * x + cos * y + places[:, 1, None],
+                z + places[:, 2, None],
+            ],
             axis=2,
         )
         faces = mesh.faces[None] + (np.arange(len(places)) * len(mesh.vertices))[:, None, None]
@@ -215,14 +228,20 @@ class MeshBuilder:
         if materials is not None:
             rows = rows + np.asarray(materials)[:, None]
         self.add(
-            vertices.reshape(-1, 3), faces.reshape(-1, 3), rows.reshape(-1), np.repeat(instances, len(mesh.faces))
+            vertices.reshape(-1, 3),
+            faces.reshape(-1, 3),
+            rows.reshape(-1),
+            np.repeat(instances, len(mesh.faces)),
         )
 
     def build(self) -> Mesh:
         """The mesh of all that was added."""
         if not self._vertices:
             return Mesh(
-                np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint16)
+                np.zeros((0, 3), np.float32),
+                np.zeros((0, 3), np.int32),
+                np.zeros(0, np.int32),
+                np.zeros(0, np.uint16),
             )
         return Mesh(
             np.ascontiguousarray(np.concatenate(self._vertices), np.float32),
@@ -232,9 +251,7 @@ class MeshBuilder:
         )
 
 
-def box_mesh(
-    centre: Sequence[float], extent: Sequence[float], yaw_rad: float = 0.0
-) -> tuple[FloatArray, FloatArray]:
+def box_mesh(centre: Vector, extent: Vector, yaw_rad: float = 0.0) -> tuple[FloatArray, FloatArray]:
     """Vertices (24, 3) and outward faces (12, 3) of a box; `extent` are half sizes."""
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64) * extent
     cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
@@ -247,7 +264,7 @@ def box_mesh(
 
 
 def tube_mesh(
-    start: Sequence[float], end: Sequence[float], radius_start: float, radius_end: float, sides: int = 8
+    start: Vector, end: Vector, radius_start: float, radius_end: float, sides: int = 8
 ) -> tuple[FloatArray, FloatArray]:
     """Vertices and faces of a (tapered) cylinder's mantle between two points, its end capped."""
     a, b = np.asarray(start, np.float64), np.asarray(end, np.float64)
@@ -268,7 +285,7 @@ def tube_mesh(
 
 
 def disc_mesh(
-    centre: Sequence[float], normal: Sequence[float], radius: float, sides: int = 12, turn_rad: float = 0.0
+    centre: Vector, normal: Vector, radius: float, sides: int = 12, turn_rad: float = 0.0
 ) -> tuple[FloatArray, FloatArray]:
     """Vertices (sides, 3) and faces of a regular polygon that faces along `normal`."""
     n = np.asarray(normal, np.float64) / np.linalg.norm(normal)
@@ -283,13 +300,15 @@ def disc_mesh(
 
 
 def sphere_mesh(
-    centre: Sequence[float], radii: Sequence[float], around: int = 10, stacked: int = 6
+    centre: Vector, radii: Vector, around: int = 10, stacked: int = 6
 ) -> tuple[FloatArray, FloatArray]:
     """Vertices and outward faces of an ellipsoid with shared vertices (for smooth shading)."""
     theta = np.linspace(0.0, np.pi, stacked + 1)
     phi = np.linspace(0.0, 2.0 * np.pi, around, endpoint=False)
     sin_t, cos_t = np.sin(theta)[:, None], np.cos(theta)[:, None]
-    unit = np.stack([sin_t * np.cos(phi), sin_t * np.sin(phi), cos_t * np.ones_like(phi)], axis=2).reshape(-1, 3)
+    unit = np.stack([sin_t * np.cos(phi), sin_t * np.sin(phi), cos_t * np.ones_like(phi)], axis=2).reshape(
+        -1, 3
+    )
     i, j = np.meshgrid(np.arange(stacked), np.arange(around), indexing="ij")
     a = (i * around + j).ravel()
     b = (i * around + (j + 1) % around).ravel()

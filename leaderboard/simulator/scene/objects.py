@@ -95,10 +95,10 @@ def _rectangle(cells, origin_x, origin_y, resolution, x, y, yaw, half_x, half_y,
     reach_x = abs(cos) * half_x + abs(sin) * half_y + resolution
     reach_y = abs(sin) * half_x + abs(cos) * half_y + resolution
     found = 0
-    r0 = int(math.floor((y - reach_y - origin_y) / resolution))
-    r1 = int(math.floor((y + reach_y - origin_y) / resolution))
-    c0 = int(math.floor((x - reach_x - origin_x) / resolution))
-    c1 = int(math.floor((x + reach_x - origin_x) / resolution))
+    r0 = math.floor((y - reach_y - origin_y) / resolution)
+    r1 = math.floor((y + reach_y - origin_y) / resolution)
+    c0 = math.floor((x - reach_x - origin_x) / resolution)
+    c1 = math.floor((x + reach_x - origin_x) / resolution)
     for r in range(max(0, r0), min(rows - 1, r1) + 1):
         for c in range(max(0, c0), min(columns - 1, c1) + 1):
             dx = origin_x + (c + 0.5) * resolution - x
@@ -135,11 +135,21 @@ class GroundUse:
             np.ascontiguousarray(triangles, np.float64), np.uint8(flag),
         )  # fmt: skip
 
-    def rectangle(self, x: float, y: float, yaw_rad: float, half_x: float, half_y: float, take: int = 0) -> int:
+    def rectangle(
+        self, x: float, y: float, yaw_rad: float, half_x: float, half_y: float, take: int = 0
+    ) -> int:
         """Flags found within a rectangle; marks it with `take` as well."""
         return int(
             _rectangle(
-                self.cells, self.origin[0], self.origin[1], self.resolution,
-                float(x), float(y), float(yaw_rad), float(half_x), float(half_y), np.uint8(take),
-            )  # fmt: skip
+                self.cells,
+                self.origin[0],
+                self.origin[1],
+                self.resolution,
+                float(x),
+                float(y),
+                float(yaw_rad),
+                float(half_x),
+                float(half_y),
+                np.uint8(take),
+            )
         )

@@ -8,6 +8,7 @@ As on CARLA, superelevation is not applied.
 
 from __future__ import annotations
 
+import itertools
 import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ class Road:
             cuts |= {section.start_s + p.s for p in lane.widths}
         inside = sorted(c for c in cuts if section.start_s <= c <= section.end_s)
         out = [inside[0]]
-        for a, b in zip(inside[:-1], inside[1:], strict=True):
+        for a, b in itertools.pairwise(inside):
             if b - a < 1e-3:
                 continue
             step = fine_m if self._bends(section, a, b) else longest_m
@@ -153,7 +154,9 @@ class Road:
         mid = 0.5 * (a + b)
 
         def curved(polys: tuple[Poly, ...], at: float) -> bool:
-            return any(abs(p.c) > 1e-9 or abs(p.d) > 1e-9 for p in [p for p in polys if p.s <= at + 1e-6][-1:])
+            return any(
+                abs(p.c) > 1e-9 or abs(p.d) > 1e-9 for p in [p for p in polys if p.s <= at + 1e-6][-1:]
+            )
 
         geometry = [g for g in self.geometries if g.s <= mid][-1:]
         if any(g.kind != "line" for g in geometry):
@@ -231,7 +234,10 @@ def _geometry(element: ElementTree.Element) -> Geometry:
 def _lane(element: ElementTree.Element) -> Lane:
     marks = tuple(
         RoadMark(
-            _number(m, "sOffset"), m.get("type", "none"), m.get("color", "standard"), _number(m, "width", 0.12)
+            _number(m, "sOffset"),
+            m.get("type", "none"),
+            m.get("color", "standard"),
+            _number(m, "width", 0.12),
         )
         for m in element.findall("roadMark")
     )
@@ -249,7 +255,9 @@ def parse_roads(xodr: str) -> tuple[Road, ...]:
     roads = []
     for element in root.findall("road"):
         length = _number(element, "length")
-        geometries = tuple(sorted((_geometry(g) for g in element.findall("planView/geometry")), key=lambda g: g.s))
+        geometries = tuple(
+            sorted((_geometry(g) for g in element.findall("planView/geometry")), key=lambda g: g.s)
+        )
         if not geometries or length <= 0.0:
             continue
         found = sorted(element.findall("lanes/laneSection"), key=lambda e: _number(e, "s"))
@@ -266,8 +274,14 @@ def parse_roads(xodr: str) -> tuple[Road, ...]:
             limit *= {"mph": 1.609, "m/s": 3.6}.get(speed.get("unit", "m/s"), 1.0)
         roads.append(
             Road(
-                int(element.get("id", "0")), element.get("junction", "-1"), length, geometries, elevation,
-                _polys(element.find("lanes"), "laneOffset"), sections, limit,
-            )  # fmt: skip
+                int(element.get("id", "0")),
+                element.get("junction", "-1"),
+                length,
+                geometries,
+                elevation,
+                _polys(element.find("lanes"), "laneOffset"),
+                sections,
+                limit,
+            )
         )
     return tuple(roads)

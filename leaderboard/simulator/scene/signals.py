@@ -1,3 +1,5 @@
+# sums of numpy vectors, which ruff takes for lists
+# ruff: noqa: RUF005
 """Traffic lights, signs, stop lines and crosswalks: what the road network says stands on the roads.
 
 Heads are larger than real ones (bulbs of 0.45 m): a small camera image must show their colour from 40 m.
@@ -11,11 +13,19 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import carla
 import numpy as np
 from shapely.geometry import Polygon
 
 from tickdrive.leaderboard.simulator.geometry import Pose
-from tickdrive.leaderboard.simulator.interfaces import LightColour, RoadFurniture, SignSpec, Tag, TrafficLightSpec
+from tickdrive.leaderboard.simulator.interfaces import (
+    LightColour,
+    RoadFurniture,
+    SignSpec,
+    SolidBox,
+    Tag,
+    TrafficLightSpec,
+)
 from tickdrive.leaderboard.simulator.scene.ground import SceneGround
 from tickdrive.leaderboard.simulator.scene.mesh import (
     Material,
@@ -26,7 +36,13 @@ from tickdrive.leaderboard.simulator.scene.mesh import (
     disc_mesh,
     tube_mesh,
 )
-from tickdrive.leaderboard.simulator.scene.objects import PLANTED, ROAD, GroundUse, ObjectRegister, upright_box
+from tickdrive.leaderboard.simulator.scene.objects import (
+    PLANTED,
+    ROAD,
+    GroundUse,
+    ObjectRegister,
+    upright_box,
+)
 from tickdrive.leaderboard.simulator.scene.surfaces import MARKING_LIFT_M
 
 BULB_RADIUS_M = 0.225
@@ -118,7 +134,9 @@ class SignalBuilder:
         foot = np.array([foot[0], foot[1], z])
         ahead = float((foot[:2] - stop[:2]) @ travel)
         if ahead > 8.0:
-            self._head_on_pole(light.sign_id, rows, foot, travel, self._arm(foot, stop, travel), HEAD_BOTTOM_M)
+            self._head_on_pole(
+                light.sign_id, rows, foot, travel, self._arm(foot, stop, travel), HEAD_BOTTOM_M
+            )
             return
         self._head_on_pole(light.sign_id, rows, foot, travel, 0.0, NEAR_HEAD_BOTTOM_M)
         far = self._far_side(light, stop, travel)
@@ -150,8 +168,6 @@ class SignalBuilder:
         return None
 
     def _beyond_junction(self, stop: Pose, travel: np.ndarray) -> np.ndarray | None:
-        import carla
-
         waypoint = self._map.get_waypoint(carla.Location(stop.x, stop.y, stop.z))
         entered = False
         for _ in range(80):
@@ -177,7 +193,13 @@ class SignalBuilder:
         return None
 
     def _head_on_pole(
-        self, sign_id: str, rows: tuple[int, ...], foot: np.ndarray, travel: np.ndarray, arm_m: float, bottom_m: float
+        self,
+        sign_id: str,
+        rows: tuple[int, ...],
+        foot: np.ndarray,
+        travel: np.ndarray,
+        arm_m: float,
+        bottom_m: float,
     ) -> None:
         """Pole, arm and head whose bulbs face against the travel direction."""
         builder, table = self._builder, self._table
@@ -208,8 +230,12 @@ class SignalBuilder:
         for k, colour in enumerate((LightColour.RED, LightColour.YELLOW, LightColour.GREEN)):
             centre = middle + facing * 0.085 + np.array([0.0, 0.0, (1 - k) * BULB_PITCH_M])
             builder.add(*disc_mesh(centre, facing, BULB_RADIUS_M, 12), rows[k], instance)
-            hood, faces = box_mesh(centre + facing * 0.12 + [0, 0, BULB_RADIUS_M + 0.02], (0.14, 0.22, 0.015), yaw)
-            builder.add(hood, faces, plate, instance)
+            # a visor, so that the bulb shows to the traffic it governs and not to the crossing one
+            lid = centre + facing * 0.17 + up * (BULB_RADIUS_M + 0.02)
+            builder.add(*box_mesh(lid, (0.17, 0.24, 0.015), yaw), plate, instance)
+            for out in (-1.0, 1.0):
+                cheek = centre + facing * 0.17 + right * (out * (BULB_RADIUS_M + 0.02))
+                builder.add(*box_mesh(cheek, (0.17, 0.015, 0.20), yaw), plate, instance)
             self._signals.bulbs.append(Bulb(sign_id, colour, centre + facing * 0.02, facing))
 
     # -- signs --
@@ -228,7 +254,9 @@ class SignalBuilder:
         instance = self._register.add("TrafficSign", Tag.TRAFFIC_SIGN, box, solid=False)
         self._register.solids.append(_solid_pole(foot, 0.06, 2.9))
         self._use.rectangle(foot[0], foot[1], 0.0, 1.2, 1.2, PLANTED)
-        builder.add(*tube_mesh(foot - [0, 0, 0.3], foot + [0, 0, 2.75], 0.045, 0.045, 6), table.add(POLE), instance)
+        builder.add(
+            *tube_mesh(foot - [0, 0, 0.3], foot + [0, 0, 2.75], 0.045, 0.045, 6), table.add(POLE), instance
+        )
         middle = foot + np.array([0.0, 0.0, 2.5])
 
         def face(radius: float, sides: int, turn: float, out: float, material: Material) -> None:
@@ -253,7 +281,13 @@ class SignalBuilder:
                 self._letters(middle + facing * 0.08, facing, digits, 0.12, SIGN_BLACK, instance)
 
     def _letters(
-        self, centre: np.ndarray, facing: np.ndarray, text: str, size: float, material: Material, instance: int
+        self,
+        centre: np.ndarray,
+        facing: np.ndarray,
+        text: str,
+        size: float,
+        material: Material,
+        instance: int,
     ) -> None:
         """Writing of 3x5 pixels a letter; `size` is half a letter's width."""
         right = np.array([-facing[1], facing[0], 0.0])  # to the reader's right
@@ -276,15 +310,14 @@ class SignalBuilder:
         return np.concatenate([corners, np.array(heights)[:, None] + MARKING_LIFT_M + 0.002], axis=1)
 
     def _stop_line(self, pose: Pose) -> None:
-        import carla
-
         waypoint = self._map.get_waypoint(carla.Location(pose.x, pose.y, pose.z))
         half = 0.5 * (waypoint.lane_width if waypoint is not None else 3.4) - 0.15
         heading = math.radians(pose.yaw)
         travel = np.array([math.cos(heading), math.sin(heading)])
         right = np.array([-travel[1], travel[0]])
         middle = np.array([pose.x, pose.y])
-        corners = np.array([middle + a * travel + b * half * right for a, b in ((0, -1), (0, 1), (0.45, 1), (0.45, -1))])
+        ends = ((0, -1), (0, 1), (0.45, 1), (0.45, -1))
+        corners = np.array([middle + a * travel + b * half * right for a, b in ends])
         self._builder.add_quads(self._lift(corners, pose.z)[None], self._table.add(WHITE_PAINT))
 
     def _crosswalk(self, polygon: np.ndarray) -> None:
@@ -309,9 +342,12 @@ class SignalBuilder:
         bars = int(length / 1.0)
         for k in range(bars):
             at = (k + 0.5) * length / bars
-            bar = Polygon([corner + along * (at - 0.26), corner + along * (at + 0.26), corner + along * (at + 0.26) + b,
-                           corner + along * (at - 0.26) + b]).intersection(outline)  # fmt: skip
-            if bar.geom_type != "Polygon" or bar.area < 0.3 or not bool(self._use.rectangle(bar.centroid.x, bar.centroid.y, 0.0, 0.1, 0.1) & ROAD):
+            start, end = corner + along * (at - 0.26), corner + along * (at + 0.26)
+            bar = Polygon([start, end, end + b, start + b]).intersection(outline)
+            middle = bar.centroid
+            if bar.geom_type != "Polygon" or bar.area < 0.3:
+                continue
+            if not self._use.rectangle(middle.x, middle.y, 0.0, 0.1, 0.1) & ROAD:
                 continue
             corners = self._lift(np.array(bar.exterior.coords)[:-1], hint)
             fan = np.arange(1, len(corners) - 1)
@@ -319,15 +355,13 @@ class SignalBuilder:
 
 
 def _location(x: float, y: float) -> Any:
-    import carla
-
     return carla.Location(x, y, 0.0)
 
 
-def _solid_pole(foot: np.ndarray, radius: float, height: float) -> Any:
-    from tickdrive.leaderboard.simulator.interfaces import SolidBox
-
-    return SolidBox(upright_box(foot + np.array([0.0, 0.0, 0.5 * height]), (radius, radius, 0.5 * height)), Tag.POLE)
+def _solid_pole(foot: np.ndarray, radius: float, height: float) -> SolidBox:
+    return SolidBox(
+        upright_box(foot + np.array([0.0, 0.0, 0.5 * height]), (radius, radius, 0.5 * height)), Tag.POLE
+    )
 
 
 _FONT = {

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from tickdrive.leaderboard.simulator.interfaces import Tag
+from tickdrive.leaderboard.simulator.scene.buildings import Frontage
 from tickdrive.leaderboard.simulator.scene.ground import SceneGround
 from tickdrive.leaderboard.simulator.scene.mesh import (
     Material,
@@ -18,8 +19,13 @@ from tickdrive.leaderboard.simulator.scene.mesh import (
     sphere_mesh,
     tube_mesh,
 )
-from tickdrive.leaderboard.simulator.scene.buildings import Frontage
-from tickdrive.leaderboard.simulator.scene.objects import PLANTED, ROAD, GroundUse, ObjectRegister, upright_box
+from tickdrive.leaderboard.simulator.scene.objects import (
+    PLANTED,
+    ROAD,
+    GroundUse,
+    ObjectRegister,
+    upright_box,
+)
 
 BARK = Material(Tag.VEGETATION, (98, 78, 60))
 LEAVES = tuple(
@@ -32,11 +38,18 @@ MOST_TREES = 1600
 LAMP_EVERY_M = 30.0
 
 
-def _blob(rng: np.random.Generator, centre: tuple[float, float, float], radii: tuple[float, float, float], around: int):  # type: ignore[no-untyped-def]
+def _blob(
+    rng: np.random.Generator,
+    centre: tuple[float, float, float],
+    radii: tuple[float, float, float],
+    around: int,
+) -> tuple[np.ndarray, np.ndarray]:
     vertices, faces = sphere_mesh(centre, radii, around, max(3, around * 2 // 3))
     offset = vertices - np.asarray(centre)
     # vertices at one place (the poles) must move together
-    bump = 1.0 + 0.13 * np.sin(7.1 * offset[:, 0] + rng.uniform(0, 6)) * np.cos(6.3 * offset[:, 1] + 5.0 * offset[:, 2])
+    bump = 1.0 + 0.13 * np.sin(7.1 * offset[:, 0] + rng.uniform(0, 6)) * np.cos(
+        6.3 * offset[:, 1] + 5.0 * offset[:, 2]
+    )
     return np.asarray(centre) + offset * bump[:, None], faces
 
 
@@ -62,7 +75,8 @@ def tree_template(rng: np.random.Generator, kind: int, detailed: bool) -> Mesh:
         )  # fmt: skip
         for centre, radii in blobs if detailed else blobs[:1]:
             grow = 1.0 if detailed else 1.18
-            builder.add(*_blob(rng, centre, tuple(grow * r for r in radii), around), 1)  # type: ignore[arg-type]
+            vertices, faces = _blob(rng, centre, (grow * radii[0], grow * radii[1], grow * radii[2]), around)
+            builder.add(vertices, faces, 1)
     return builder.build()
 
 
@@ -73,7 +87,9 @@ def build_trees(
     """Rows of street trees behind the sidewalks and loose ones on open ground."""
     spots: list[tuple[float, float, float]] = []
     for frontage in frontages:
-        steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(frontage.points[:, :2], axis=0), axis=1))])
+        steps = np.concatenate(
+            [[0.0], np.cumsum(np.linalg.norm(np.diff(frontage.points[:, :2], axis=0), axis=1))]
+        )
         at = rng.uniform(3.0, 8.0)
         while at < steps[-1]:
             back = rng.uniform(0.9, 1.4) if not frontage.fast else rng.uniform(5.0, 10.0)
@@ -107,7 +123,9 @@ def build_trees(
             template = tree_template(rng, variant, detailed)
             for colour, leaves in enumerate(LEAVES):
                 rows_of = np.array([table.add(BARK), table.add(leaves)], np.int32)
-                coloured = Mesh(template.vertices, template.faces, rows_of[template.materials], template.instances)
+                coloured = Mesh(
+                    template.vertices, template.faces, rows_of[template.materials], template.instances
+                )
                 builder.add_copies(coloured, chosen[colours == colour], numbers[colours == colour])
 
 
@@ -138,7 +156,9 @@ def build_lamps(
     template = lamp_template(table.add(STEEL), glass)
     places, numbers = [], []
     for curb in curbs:
-        steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curb.points[:, :2], axis=0), axis=1))])
+        steps = np.concatenate(
+            [[0.0], np.cumsum(np.linalg.norm(np.diff(curb.points[:, :2], axis=0), axis=1))]
+        )
         for at in np.arange(rng.uniform(6.0, 16.0), max(0.0, steps[-1] - 4.0), LAMP_EVERY_M):
             p = np.array([np.interp(at, steps, curb.points[:, k]) for k in range(3)])
             o = np.array([np.interp(at, steps, curb.outward[:, k]) for k in range(2)])

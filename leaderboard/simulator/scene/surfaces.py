@@ -19,8 +19,11 @@ MARKING_LIFT_M = 0.012
 DASH_M, GAP_M = 3.0, 4.5
 
 ROAD_KINDS = frozenset(
-    "driving bidirectional shoulder parking biking restricted border stop entry exit onRamp offRamp "
-    "connectingRamp slipLane special1 special2 special3 bus taxi HOV mwyEntry mwyExit".split()
+    {
+        *("driving", "bidirectional", "shoulder", "parking", "biking", "restricted", "border", "stop", "bus"),
+        *("taxi", "HOV", "entry", "exit", "onRamp", "offRamp", "connectingRamp", "slipLane"),
+        *("mwyEntry", "mwyExit", "special1", "special2", "special3"),
+    }
 )
 WALK_KINDS = frozenset({"sidewalk", "walking", "curb"})
 GREEN_KINDS = frozenset({"median"})
@@ -122,15 +125,15 @@ def _covered(surface: SurfaceIndex, points: np.ndarray, reach_m: float = 1.0) ->
 
 def build_paved(strips: list[Strip], builder: MeshBuilder, table: MaterialTable) -> PavedSurfaces:
     """Add road and sidewalk meshes to the builder."""
-    by_kind = {kind: ASPHALT for kind in ROAD_KINDS}
+    by_kind = dict.fromkeys(ROAD_KINDS, ASPHALT)
     by_kind |= {"shoulder": SHOULDER, "parking": SHOULDER, "border": SHOULDER, "biking": CYCLEWAY}
-    road_quads = []
+    road_quads: list[np.ndarray] = []
     for strip in strips:
         quads = strip.quads()
         if strip.kind in ROAD_KINDS or strip.kind in RAIL_KINDS:
             # connecting roads overlap: of one colour, that cannot be seen
-            material = by_kind.get(strip.kind, RAIL)
-            builder.add_quads(quads, table.add(ASPHALT if strip.road.in_junction else material))
+            look = ASPHALT if strip.road.in_junction else by_kind.get(strip.kind, RAIL)
+            builder.add_quads(quads, table.add(look))
             road_quads.append(quads)
     road = np.concatenate(road_quads) if road_quads else np.zeros((0, 4, 3))
     triangles = _triangles(road)
@@ -154,7 +157,7 @@ def build_paved(strips: list[Strip], builder: MeshBuilder, table: MaterialTable)
     ]
     edge = np.concatenate(edges) if edges else np.zeros((0, 2, 3))
     if len(edge):
-        outward = np.concatenate([_outward(strip) for strip in strips if strip.outermost and strip.kind in ROAD_KINDS])
+        outward = np.concatenate([_outward(s) for s in strips if s.outermost and s.kind in ROAD_KINDS])
         edge = edge[~_covered(index, edge.mean(1) + 0.3 * outward)]
     return PavedSurfaces(index, walk_quads, triangles, edge)
 
@@ -181,23 +184,26 @@ def _raised(strip: Strip, road: SurfaceIndex, builder: MeshBuilder, top: int, cu
     for a in (0.05, 0.35, 0.65, 0.95):
         for b in (0.05, 0.35, 0.65, 0.95):
             samples.append(_blend(strip, a, b))
-    blocked = _covered(road, np.concatenate(samples)).reshape(len(samples), -1).any(0)
+    hit = _covered(road, np.concatenate(samples)).reshape(len(samples), -1)
+    blocked = np.logical_or.reduce(hit, axis=0)
     kept: list[np.ndarray] = []
     lift = np.array([0.0, 0.0, SIDEWALK_HEIGHT_M])
     walls: list[np.ndarray] = []
     for k in range(len(length)):
         cells_s = max(1, math.ceil(length[k] / 0.5)) if blocked[k] else 1
         cells_t = max(1, math.ceil(width / 0.5)) if blocked[k] else 1
-        a = np.linspace(0.0, 1.0, cells_s + 1)[:, None, None]
-        b = np.linspace(0.0, 1.0, cells_t + 1)[None, :, None]
-        inner = strip.inner[k] * (1 - a) + strip.inner[k + 1] * a
-        outer = strip.outer[k] * (1 - a) + strip.outer[k + 1] * a
-        grid = inner * (1 - b) + outer * b
+        along = np.linspace(0.0, 1.0, cells_s + 1)[:, None, None]
+        over = np.linspace(0.0, 1.0, cells_t + 1)[None, :, None]
+        inner = strip.inner[k] * (1 - along) + strip.inner[k + 1] * along
+        outer = strip.outer[k] * (1 - along) + strip.outer[k + 1] * along
+        grid = inner * (1 - over) + outer * over
         quads = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], axis=2)
         free = np.ones((cells_s, cells_t), bool)
         if blocked[k]:
             flat = quads.reshape(-1, 4, 3)
-            probes = np.concatenate([flat.mean(1)] + [0.15 * flat.mean(1) + 0.85 * flat[:, c] for c in range(4)])
+            probes = np.concatenate(
+                [flat.mean(1)] + [0.15 * flat.mean(1) + 0.85 * flat[:, c] for c in range(4)]
+            )
             free = ~_covered(road, probes).reshape(5, -1).any(0).reshape(cells_s, cells_t)
         kept.append(quads[free] + lift)
         framed = np.pad(free, 1)
@@ -210,7 +216,9 @@ def _raised(strip: Strip, road: SurfaceIndex, builder: MeshBuilder, top: int, cu
             low = quads[open_edge][:, [c0, c1]]
             if len(low):
                 drop = np.array([0.0, 0.0, 0.35])
-                walls.append(np.stack([low[:, 0] - drop, low[:, 1] - drop, low[:, 1] + lift, low[:, 0] + lift], 1))
+                walls.append(
+                    np.stack([low[:, 0] - drop, low[:, 1] - drop, low[:, 1] + lift, low[:, 0] + lift], 1)
+                )
     quads_kept = np.concatenate(kept)
     builder.add_quads(quads_kept, top)
     if walls:
@@ -237,7 +245,9 @@ def build_markings(roads: tuple[Road, ...], builder: MeshBuilder, table: Materia
                     start = section.start_s + max(mark.s_offset, 0.0)
                     end = section.start_s + marks[k + 1].s_offset if k + 1 < len(marks) else section.end_s
                     if end - start > 0.2:
-                        _mark(road, section, lane_id, mark, start, min(end, section.end_s), fine, builder, table)
+                        _mark(
+                            road, section, lane_id, mark, start, min(end, section.end_s), fine, builder, table
+                        )
 
 
 def _mark(
@@ -248,16 +258,22 @@ def _mark(
     if not styles:
         return
     width = mark.width_m if 0.05 <= mark.width_m <= 0.6 else 0.14
-    row = table.add(Material(Tag.ROAD_LINE, MARKING_RGB.get(mark.colour, MARKING_RGB["white"]), Shade.MARKING))
+    row = table.add(
+        Material(Tag.ROAD_LINE, MARKING_RGB.get(mark.colour, MARKING_RGB["white"]), Shade.MARKING)
+    )
     for k, style in enumerate(styles):
         shift = 0.0 if len(styles) == 1 else (k - 0.5) * 2.0 * width
         if style == "solid":
             stations = np.unique(np.concatenate([[start], fine[(fine > start) & (fine < end)], [end]]))
             pairs = np.stack([stations[:-1], stations[1:]], 1)
         else:
-            begin = np.arange(math.ceil(start / (DASH_M + GAP_M)) * (DASH_M + GAP_M), end - 0.5, DASH_M + GAP_M)
+            begin = np.arange(
+                math.ceil(start / (DASH_M + GAP_M)) * (DASH_M + GAP_M), end - 0.5, DASH_M + GAP_M
+            )
             half = 0.5 * DASH_M
-            pairs = np.concatenate([np.stack([begin, begin + half], 1), np.stack([begin + half, begin + DASH_M], 1)])
+            pairs = np.concatenate(
+                [np.stack([begin, begin + half], 1), np.stack([begin + half, begin + DASH_M], 1)]
+            )
             pairs = np.minimum(pairs, end)
         if not len(pairs):
             continue
