@@ -8,6 +8,7 @@ same junctions as a route of `default.xml` or `shipped.xml`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import random
 import sys
@@ -116,7 +117,7 @@ class TownStreets:
 
     def keypoints(self, journey: Journey) -> list[carla.Location]:
         """Start, a point before each junction in the lane to be in, and goal."""
-        legs = list(zip(journey.via, journey.via[1:], strict=False))
+        legs = list(itertools.pairwise(journey.via))
         points = []
         for index, (a, b) in enumerate(legs):
             following = journey.via[index + 2] if index + 2 < len(journey.via) else None
@@ -163,7 +164,7 @@ def route_length_m(planner: RoutePlanner, keypoints: Sequence[carla.Location]) -
     """Length of the dense route through keypoints."""
     route = planner.trace(keypoints)
     places = [point.transform.location for point in route]
-    return sum(a.distance(b) for a, b in zip(places, places[1:], strict=False))
+    return sum(a.distance(b) for a, b in itertools.pairwise(places))
 
 
 def training_journeys(towns: dict[str, TownStreets], taken: Iterable[Journey]) -> list[Journey]:
@@ -230,12 +231,12 @@ def routes_xml(towns: dict[str, TownStreets], journeys: Iterable[Journey]) -> st
         weathers = ET.SubElement(route, "weathers")
         for percent in ("0", "100"):
             values = {key: f"{value:g}" for key, value in journey.weather.items()}
-            ET.SubElement(weathers, "weather", route_percentage=percent, **values)
+            ET.SubElement(weathers, "weather", {"route_percentage": percent, **values})
         waypoints = ET.SubElement(route, "waypoints")
         for point in towns[journey.town].keypoints(journey):
             # + 0.0 turns -0.0 into 0.0
             values = {key: f"{round(getattr(point, key), 2) + 0.0:.2f}" for key in "xyz"}
-            ET.SubElement(waypoints, "position", **values)
+            ET.SubElement(waypoints, "position", values)
         ET.SubElement(route, "scenarios")
     ET.indent(root, "  ")
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

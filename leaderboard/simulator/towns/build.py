@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shapely.geometry import Point, Polygon
@@ -298,10 +299,10 @@ def _add_lights(
     keep_off = unary_union(paved).buffer(0.55)
     for arm in arms:
         x, y = _pole(centre, arm, arms, keep_off)
-        way, s, t, tangent = _beside(junction.ways, x, y)
+        line, s, t, tangent = _beside([*junction.ways, *(roads[a.street] for a in arms)], x, y)
         travel = wrap(arm.heading + math.pi)
         signal_id = next(numbers.signal)
-        way.signals.append(
+        line.signals.append(
             Signal(
                 signal_id,
                 "1000001",
@@ -329,9 +330,7 @@ def _paved_width(way: Way) -> float:
     return max(way.widths_m) + (max(kind.shoulder_m for kind in way.curb) if way.curb else 0.0)
 
 
-def _pole(
-    centre: tuple[float, float], arm: Arm, arms: list[Arm], keep_off: Polygon
-) -> tuple[float, float]:
+def _pole(centre: tuple[float, float], arm: Arm, arms: list[Arm], keep_off: Polygon) -> tuple[float, float]:
     """Where an approach's pole stands: beyond the crossing street, as near the right curb as may be."""
     ahead = (-math.cos(arm.heading), -math.sin(arm.heading))
     right = (ahead[1], -ahead[0])
@@ -356,23 +355,32 @@ def _pole(
     return best[1], best[2]
 
 
-def _beside(ways: list[Way], x: float, y: float) -> tuple[Way, float, float, float]:
-    """The way whose reference line passes nearest a point, with station, offset and heading there."""
-    best: tuple[float, Way, float] | None = None
-    for way in ways:
-        steps = max(2, math.ceil(way.track.length / 0.05))
-        for i in range(1, steps):
-            s = way.track.length * i / steps
-            px, py, _ = way.track.at(s)
-            distance = math.hypot(px - x, py - y)
-            if best is None or distance < best[0]:
-                best = (distance, way, s)
-    assert best is not None
-    _, way, s = best
-    px, py, tangent = way.track.at(s)
-    # the foot of the perpendicular, to the millimetre, by sliding along the tangent
-    s += (x - px) * math.cos(tangent) + (y - py) * math.sin(tangent)
-    s = min(max(s, 0.0), way.track.length)
-    px, py, tangent = way.track.at(s)
-    t = -(x - px) * math.sin(tangent) + (y - py) * math.cos(tangent)
-    return way, s, t, tangent
+def _beside(
+    lines: Sequence[Way | BuiltRoad], x: float, y: float
+) -> tuple[Way | BuiltRoad, float, float, float]:
+    """The road whose reference line passes nearest a point, with station, offset and heading there.
+
+    Only lines with the foot of the perpendicular between their ends will do: station and offset cannot say
+    that something stands beyond an end.
+    """
+    best: tuple[float, Way | BuiltRoad, float, float, float] | None = None
+    for line in lines:
+        length = line.track.length
+        steps = max(2, math.ceil(length / 0.5))
+        s = min(
+            (length * i / steps for i in range(steps + 1)),
+            key=lambda s, line=line: math.dist(line.track.at(s)[:2], (x, y)),  # type: ignore[misc]
+        )
+        for _ in range(20):  # slide along the tangent to the foot
+            px, py, tangent = line.track.at(s)
+            slide = (x - px) * math.cos(tangent) + (y - py) * math.sin(tangent)
+            s = min(max(s + 0.7 * slide, 0.0), length)
+        px, py, tangent = line.track.at(s)
+        if abs((x - px) * math.cos(tangent) + (y - py) * math.sin(tangent)) > 1e-3:
+            continue
+        t = -(x - px) * math.sin(tangent) + (y - py) * math.cos(tangent)
+        if best is None or abs(t) < best[0]:
+            best = (abs(t), line, s, t, tangent)
+    if best is None:
+        raise PlanError(f"no road passes beside ({x:.1f}, {y:.1f})")
+    return best[1:]

@@ -1,4 +1,4 @@
-"""The towns that ship with tickdrive: OpenDRIVE files beside this module (made by `scripts/make_towns.py`)."""
+"""The shipped towns: OpenDRIVE files beside this module, made by `scripts/make_towns.py`."""
 
 from __future__ import annotations
 

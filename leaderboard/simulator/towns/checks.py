@@ -73,6 +73,14 @@ def parse_opendrive(name: str, xodr: str) -> ET.Element:
         _check_road(f"{where}: road {road.get('id')}", road, ids, junctions)
     if not any(lane.get("type") == "driving" for road in roads for lane in road.iter("lane")):
         raise TownError(f"{where} has no lane of type 'driving'.", "Give roads that cars can use.")
+    signals = {element.get("id") for element in root.iter("signal")}
+    for tag, key in (("signalReference", "id"), ("control", "signalId")):
+        for element in root.iter(tag):
+            if element.get(key) not in signals:
+                raise TownError(
+                    f"{where}: a <{tag}> has {key}={element.get(key)!r}, which is no signal.",
+                    "Mend it or take it out.",
+                )
     for junction in root.findall("junction"):
         for connection in junction.findall("connection"):
             for key in ("incomingRoad", "connectingRoad"):
@@ -180,6 +188,8 @@ def _check_lanes(where: str, road: ET.Element, length: float) -> None:
         start = _number(where, section, "s")
         if not -1e-6 <= start < length:
             raise TownError(f"{where}: a laneSection starts at s={start:g}.", "Keep it within the road.")
+        if section.find("center/lane") is None:
+            raise TownError(f"{where} has a laneSection without a centre lane.", "Give lane 0.")
         seen: set[int] = set()
         for lane in section.iter("lane"):
             try:
@@ -189,7 +199,9 @@ def _check_lanes(where: str, road: ET.Element, length: float) -> None:
                     f"{where} has a lane with the id {lane.get('id')!r}.", "Give a whole number."
                 ) from None
             if lane_id in seen:
-                raise TownError(f"{where}: lane {lane_id} occurs twice in a section.", "Give each its own id.")
+                raise TownError(
+                    f"{where}: lane {lane_id} occurs twice in a section.", "Give each its own id."
+                )
             seen.add(lane_id)
             if lane_id and lane.find("width") is None and lane.find("border") is None:
                 raise TownError(f"{where}: lane {lane_id} has no width.", "Give its width.")

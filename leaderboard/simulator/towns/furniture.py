@@ -40,6 +40,7 @@ _CROSSWALK_WITHIN_M = 10.0
 _SAME_APPROACH_DEG = 45.0
 _SAME_APPROACH_M = 20.0
 _MPH = 1.609344
+_MOST_LANES = 64
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ def _governed(carla_map: carla.Map, landmark: carla.Landmark) -> list[carla.Wayp
     """Driving lanes of a landmark's validity, at its station."""
     waypoints = []
     for first, last in landmark.get_lane_validities():
-        for lane_id in range(min(first, last), max(first, last) + 1):
+        # no road has more lanes than this; a file may say anything
+        low, high = max(min(first, last), -_MOST_LANES), min(max(first, last), _MOST_LANES)
+        for lane_id in range(low, high + 1):
             if lane_id == 0:
                 continue
             for s in (landmark.s, landmark.s - 0.2, landmark.s + 0.2):

@@ -104,7 +104,7 @@ class TrafficLightSystem:
         return self._lights[sign_id].elapsed_s
 
     def set_colour(self, sign_id: str, colour: LightColour) -> None:
-        """Set one head by hand; it keeps the colour until its group next changes it (or for ever if frozen)."""
+        """Set one head by hand; it keeps the colour until its group next changes it."""
         light = self._lights[sign_id]
         light.colour, light.elapsed_s = LightColour(colour), 0.0
 
@@ -271,7 +271,9 @@ def _index_triggers(lights: Sequence[TrafficLightSpec]) -> dict[tuple[int, int],
             centre.z + max(extent[2], 3.0),
         )
         reach = math.hypot(extent[0], extent[1]) + _REACH_M
-        for i in range(math.floor((centre.x - reach) / _CELL_M), math.floor((centre.x + reach) / _CELL_M) + 1):
+        for i in range(
+            math.floor((centre.x - reach) / _CELL_M), math.floor((centre.x + reach) / _CELL_M) + 1
+        ):
             for j in range(
                 math.floor((centre.y - reach) / _CELL_M), math.floor((centre.y + reach) / _CELL_M) + 1
             ):

@@ -33,9 +33,7 @@ def write_opendrive(town: BuiltTown) -> str:
             _way(root, way)
     for junction in town.junctions:
         for sequence, (controller, signal) in enumerate(junction.controllers):
-            element = _sub(
-                root, "controller", name=f"approach{signal}", id=controller, sequence=sequence
-            )
+            element = _sub(root, "controller", name=f"approach{signal}", id=controller, sequence=sequence)
             _sub(element, "control", signalId=signal, type="0")
     for junction in town.junctions:
         _junction(root, junction)
@@ -61,9 +59,9 @@ def _header(root: ET.Element, town: BuiltTown) -> None:
         vendor="tickdrive",
     )
     lat, lon = town.plan.geo_reference
-    _sub(header, "geoReference").text = (
-        f"+proj=tmerc +lat_0={lat:g} +lon_0={lon:g} +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m +no_defs"
-    )
+    _sub(
+        header, "geoReference"
+    ).text = f"+proj=tmerc +lat_0={lat:g} +lon_0={lon:g} +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m +no_defs"
 
 
 def _road(root: ET.Element, road: BuiltRoad) -> None:
@@ -101,7 +99,13 @@ def _road(root: ET.Element, road: BuiltRoad) -> None:
         )
         outline = _sub(item, "outline")
         half_u, half_v = 0.5 * CROSSWALK_WIDTH_M, crosswalk.half_length_m
-        for u, v in ((-half_u, -half_v), (half_u, -half_v), (half_u, half_v), (-half_u, half_v), (-half_u, -half_v)):
+        for u, v in (
+            (-half_u, -half_v),
+            (half_u, -half_v),
+            (half_u, half_v),
+            (-half_u, half_v),
+            (-half_u, -half_v),
+        ):
             _sub(outline, "cornerLocal", u=u, v=v, z=0.0)
     _signals(element, road.signals, road.references)
 
@@ -170,9 +174,7 @@ def _open_road(
     view = _sub(road, "planView")
     s = 0.0
     for piece in track.pieces:
-        geometry = _sub(
-            view, "geometry", s=s, x=piece.x, y=piece.y, hdg=piece.heading, length=piece.length
-        )
+        geometry = _sub(view, "geometry", s=s, x=piece.x, y=piece.y, hdg=piece.heading, length=piece.length)
         if piece.curvature:
             _sub(geometry, "arc", curvature=piece.curvature)
         else:
