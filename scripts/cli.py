@@ -176,6 +176,30 @@ def record(
 
 
 @app.command()
+def train(
+    recordings: Annotated[list[Path], typer.Argument(help="Folders of recordings (tickdrive record).")],
+    out: Annotated[Path, typer.Option(help="Folder of the training run: state, curves, checkpoint.")] = Path(
+        "training"
+    ),
+    config: Annotated[Path | None, typer.Option(help="Training configuration (YAML).")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change the training's configuration, e.g. epochs=10."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where the run in --out stopped.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Folder of the checkpoint. Default: <out>/checkpoint.")
+    ] = None,
+) -> None:
+    """Train perception and planner on recordings: on a GPU in minutes, on a CPU slowly. Resumes."""
+    from tickdrive.scripts.train import train_command
+
+    train_command(recordings, out, config, settings or (), resume, export)
+
+
+@app.command()
 def latency(
     log: Annotated[Path, typer.Argument(help="A run's folder or its ticks.jsonl.")],
     budget_ms: Annotated[float, typer.Option(help="The tick's budget.", min=0.001)] = 50.0,
