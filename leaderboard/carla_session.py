@@ -10,14 +10,16 @@ from types import TracebackType
 
 import carla
 
+from tickdrive.leaderboard.simulator_watch import PortProbe
 from tickdrive.planner.errors import RouteError, ServerError, did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
 # the client's callbacks block its I/O threads; with as few of them as cores, sensor data can starve a tick
 _CLIENT_THREADS = 8
-# the Traffic Manager's thread must be at rest when the world goes: it is woken without a lock, and a wake-up
-# that comes while it is about to sleep is lost (then `load_world` never returns)
-_REST_S = 0.05
+# a Traffic Manager is woken without a lock: a wake-up that comes while it is about to sleep is lost, and its
+# shutting down then never returns; so it is left alone for a moment before
+_REST_S = 0.1
+_FOREVER_S = 86400.0
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -44,8 +46,7 @@ class CarlaSession:
         port: its RPC port.
         tick_hz: fixed rate of the simulation.
         timeout_s: for any call.
-        is_alive: says whether the server's process lives, where that is known: then its death is noticed
-            at once, not after `timeout_s`.
+        is_alive: says whether the server lives, so that its death is noticed before `timeout_s`.
 
     Raises:
         ServerError: nothing answers there, or the server's version is not the client's.
@@ -63,16 +64,38 @@ class CarlaSession:
         self.dead = False
         self._tick_s = 1.0 / tick_hz
         self._timeout_s = timeout_s
-        self._is_alive = is_alive or (lambda: True)
+        self._is_alive = is_alive or PortProbe(host, port)
         self.client = carla.Client(host, port, _CLIENT_THREADS)
         self.client.set_timeout(timeout_s)
         self._check_versions()
         self.world = self.client.get_world()
         self._apply_settings()
         self.map = self.world.get_map()
+        self.traffic_manager_port = 0
+        self._traffic_manager: carla.TrafficManager | None = None
+
+    @property
+    def traffic_manager(self) -> carla.TrafficManager:
+        """The Traffic Manager of the loaded town.
+
+        Raises:
+            ServerError: no town was loaded yet.
+        """
+        if self._traffic_manager is None:
+            raise ServerError("There is no Traffic Manager before a town is loaded.", "Call load first.")
+        return self._traffic_manager
+
+    def _start_traffic_manager(self, seed: int) -> None:
         self.traffic_manager_port = free_port()
-        self.traffic_manager = self.client.get_trafficmanager(self.traffic_manager_port)
-        self.traffic_manager.set_synchronous_mode(True)
+        self._traffic_manager = self.client.get_trafficmanager(self.traffic_manager_port)
+        self._traffic_manager.set_synchronous_mode(True)
+        self._traffic_manager.set_random_device_seed(seed)
+
+    def _stop_traffic_manager(self) -> None:
+        if self._traffic_manager is not None:
+            time.sleep(_REST_S)
+            self._traffic_manager.shut_down()
+            self._traffic_manager = None
 
     def _check_versions(self) -> None:
         try:
@@ -107,9 +130,10 @@ class CarlaSession:
                 )
 
     def load(self, town: str, seed: int, opendrive: str | None = None) -> None:
-        """Load a town anew, so that every route begins in the same state.
+        """Load a town anew, with a Traffic Manager of its own, so that every route begins in the same state.
 
-        No vehicle may be registered with the Traffic Manager (see `Traffic.destroy`).
+        A Traffic Manager that lives while the client changes worlds can hang it, or use a world that is gone.
+        So it is shut down before; no vehicle may be registered with it then (see `Traffic.destroy`).
 
         Args:
             town: map name.
@@ -119,17 +143,17 @@ class CarlaSession:
         Raises:
             ServerError: the server failed to, or loaded another map.
         """
-        time.sleep(_REST_S)
         try:
+            self._stop_traffic_manager()
             if opendrive is None:
                 self.world = self.client.load_world(town, reset_settings=False)
             else:
                 self.world = self.client.generate_opendrive_world(opendrive, reset_settings=False)
             self._apply_settings()
             self.world.reset_all_traffic_lights()
-            self.traffic_manager.set_random_device_seed(seed)
             self.tick()
             self.map = self.world.get_map()
+            self._start_traffic_manager(seed)
         except RuntimeError as error:
             raise self._lost(f"The town {town} could not be loaded: {error}") from error
         name = self.map.name.split("/")[-1]
@@ -143,7 +167,7 @@ class CarlaSession:
             ServerError: the server is gone or does not answer; `dead` is set.
         """
         if not self._is_alive():
-            raise self._lost("The simulator's process has ended.")
+            raise self._lost("The simulator has ended.")
         try:
             self.world.tick(self._timeout_s)
             return self.world.get_snapshot()
@@ -151,22 +175,14 @@ class CarlaSession:
             raise self._lost(f"The simulator does not answer: {error}") from error
 
     def answers(self) -> bool:
-        """Whether the server still answers; asked when something else failed, to tell whose fault it was."""
-        if self.dead or not self._is_alive():
-            self.dead = True
-            return False
-        try:
-            self.client.set_timeout(min(5.0, self._timeout_s))
-            self.client.get_server_version()
-        except RuntimeError:
-            self.dead = True
-            return False
-        self.client.set_timeout(self._timeout_s)
-        return True
+        """Whether the server still lives; asked when something else failed, to tell whose fault it was."""
+        self.dead = self.dead or not self._is_alive()
+        return not self.dead
 
     def _lost(self, what: str) -> ServerError:
         self.dead = True
-        self.client.set_timeout(1.0)  # whatever is cleaned up now must not wait long
+        # a call of the Traffic Manager's thread that times out aborts the process: it must outlast it
+        self.client.set_timeout(_FOREVER_S)
         return ServerError(what, "Look at the simulator's log; then resume the evaluation.")
 
     def close(self) -> None:
@@ -174,15 +190,13 @@ class CarlaSession:
         if not self.answers():
             return
         try:
-            time.sleep(_REST_S)
-            self.traffic_manager.set_synchronous_mode(False)
+            self._stop_traffic_manager()
             settings = self.world.get_settings()
             settings.synchronous_mode = False
             settings.fixed_delta_seconds = None
             settings.deterministic_ragdolls = False
             settings.spectator_as_ego = True
             self.world.apply_settings(settings)
-            self.traffic_manager.shut_down()
         except RuntimeError as error:
             _LOGGER.warning("leaving synchronous mode failed: %s", error)
 

@@ -21,6 +21,7 @@ from tickdrive.leaderboard.results import Results, RouteRecord
 from tickdrive.leaderboard.route_run import RouteRun, RouteTask
 from tickdrive.leaderboard.routes import Route
 from tickdrive.leaderboard.sensor_interface import SENSOR_ICONS
+from tickdrive.leaderboard.simulator_watch import PortProbe, SimulatorWatch, leave_process
 from tickdrive.planner.config import config_hash
 from tickdrive.planner.errors import RouteError
 
@@ -55,6 +56,8 @@ class Evaluator:
         port: its RPC port.
         is_alive: says whether the server's process lives, where that is known.
         opendrive: town -> OpenDRIVE text, for towns that the server does not have itself.
+        on_lost: called with the outcome, on another thread, when the server died while the main thread hangs
+            in a call to it (see `simulator_watch`). The process is ended when it returns.
     """
 
     def __init__(
@@ -64,10 +67,12 @@ class Evaluator:
         port: int = 2000,
         is_alive: Callable[[], bool] | None = None,
         opendrive: Mapping[str, str] | None = None,
+        on_lost: Callable[[EvaluationOutcome], None] | None = None,
     ) -> None:
         self._config = config
         self._host, self._port = host, port
-        self._is_alive = is_alive
+        self._is_alive = is_alive or PortProbe(host, port)
+        self._on_lost = on_lost or (lambda outcome: None)
         self._opendrive = dict(opendrive or {})
 
     def run(
@@ -123,10 +128,7 @@ class Evaluator:
                     crashed = self._drive(session, tasks, pending, agent_class, agent, results, observer)
                 except KeyboardInterrupt:
                     interrupted = True
-        results.conclude()
-        data = results.to_json()
-        records = tuple(results.records[i] for i in results.route_ids if i in results.records)
-        return EvaluationOutcome(results.path, data, records, interrupted, crashed)
+        return _conclude(results, interrupted, crashed)
 
     def _drive(
         self,
@@ -144,13 +146,34 @@ class Evaluator:
             results.begin()
             opendrive = self._opendrive.get(task.route.town)
             run = RouteRun(session, task, agent_class, spec, self._config, observer, opendrive)
-            record = run.run()
+
+            def take_over(run: RouteRun = run) -> None:
+                results.finish(run.record_lost(), run.timing)
+                outcome = _conclude(results, interrupted=False, crashed=True)
+                self._on_lost(outcome)
+                leave_process(
+                    f"The simulator died. Results so far: {outcome.path}; resume to drive the rest."
+                )
+
+            watch = SimulatorWatch(self._is_alive, take_over)
+            run.on_crash = watch.settle
+            watch.start()
+            try:
+                record = run.run()
+            finally:
+                watch.settle()
             if run.sensor_types and not results.sensors:
                 results.sensors = [SENSOR_ICONS[kind] for kind in run.sensor_types]
             results.finish(record, run.timing)
             if run.stop_evaluation:
                 return record.simulation_crashed
         return False
+
+
+def _conclude(results: Results, interrupted: bool, crashed: bool) -> EvaluationOutcome:
+    results.conclude()
+    records = tuple(results.records[i] for i in results.route_ids if i in results.records)
+    return EvaluationOutcome(results.path, results.to_json(), records, interrupted, crashed)
 
 
 def make_tasks(routes: Sequence[Route], config: EvaluationConfig) -> list[RouteTask]:

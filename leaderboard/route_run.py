@@ -6,6 +6,7 @@ import logging
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,12 @@ class RouteRun:
         config: of the evaluation.
         observer: told of everything.
         opendrive: OpenDRIVE text of the town, where the server has no such map itself.
+
+    Attributes:
+        timing: of the ticks so far.
+        sensor_types: the agent's sensors, once it is set up.
+        stop_evaluation: no further route may be driven.
+        on_crash: called when the simulator is found dead or failing, before anything else is done.
     """
 
     def __init__(
@@ -99,6 +106,7 @@ class RouteRun:
         self.sensor_types: list[str] = []
         self.timing = TimingHistogram()
         self.stop_evaluation = False
+        self.on_crash: Callable[[], None] = lambda: None
 
     def run(self) -> RouteRecord:
         """Drive the route.
@@ -290,13 +298,14 @@ class RouteRun:
 
     def _judge(self, frame: int, sim_s: float) -> tuple[EgoTick, tuple[Event, ...]]:
         assert self._ego is not None and self._traffic is not None
+        transform = self._ego.get_transform()
         tick = EgoTick(
             frame=frame,
             sim_s=sim_s,
-            transform=self._ego.get_transform(),
+            transform=transform,
             velocity_in_world=self._ego.get_velocity(),
             speed_limit_kmh=self._ego.get_speed_limit(),
-            traffic_speeds_mps=self._traffic.speeds_mps(),
+            traffic_speeds_mps=self._traffic.speeds_mps(transform.location),
         )
         self._last_tick = tick
         new_events: list[Event] = []
@@ -341,7 +350,16 @@ class RouteRun:
             criteria=rows,
         )
 
+    def record_lost(self) -> RouteRecord:
+        """The route's record, and its end for observers; for another thread while `run` hangs in a call."""
+        self._say("The simulator has ended.")
+        record = self._record(Failure.SIMULATION)
+        if self._observed:
+            self._observer.on_route_end(self._task.route_id, record)
+        return record
+
     def _crashed(self, reason: str) -> Failure:
+        self.on_crash()
         self._say(reason)
         self.stop_evaluation = True
         return Failure.SIMULATION
@@ -355,13 +373,14 @@ class RouteRun:
         steps = []
         if self._agent is not None:
             steps.append(self._agent.destroy)
-        if self._sensors is not None:
-            steps.append(self._sensors.destroy)
-        steps += [criterion.close for criterion in self._criteria]
-        if self._traffic is not None:
-            steps.append(self._traffic.destroy)
-        if self._ego is not None and not self._session.dead:
-            steps.append(self._ego.destroy)
+        if not self._session.dead:  # on a dead server each of these would wait for the client's timeout
+            if self._sensors is not None:
+                steps.append(self._sensors.destroy)
+            steps += [criterion.close for criterion in self._criteria]
+            if self._traffic is not None:
+                steps.append(self._traffic.destroy)
+            if self._ego is not None:
+                steps.append(self._ego.destroy)
         for step in steps:
             try:
                 step()
