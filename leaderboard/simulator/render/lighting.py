@@ -78,7 +78,7 @@ def lighting_of(weather: Weather) -> Lighting:
     )
     grey_sky = np.array([0.52, 0.54, 0.57]) * (0.07 + 0.93 * day)
     sky_ambient = clear_sky * (1.0 - cover) + grey_sky * cover
-    floor = np.array([0.085, 0.090, 0.110])
+    floor = np.array([0.120, 0.125, 0.150])
     sky_ambient = np.maximum(sky_ambient, floor)
     ground_ambient = 0.42 * sky_ambient + 0.16 * sun * max(0.0, float(sun_direction[2]))
     fog = min(max(weather.fog_density / 100.0, 0.0), 1.0) + weather.precipitation / 100.0 * 0.08

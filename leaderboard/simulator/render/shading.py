@@ -34,6 +34,19 @@ def _grain(pyramid, u, v, level):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _smooth(pyramid, u, v, level):  # type: ignore[no-untyped-def]
+    """The same noise, interpolated between texels of a level; coordinates in those texels."""
+    mask = (NOISE_SIZE >> level) - 1
+    c, r = math.floor(u), math.floor(v)
+    fu, fv = u - c, v - r
+    fu, fv = fu * fu * (3.0 - 2.0 * fu), fv * fv * (3.0 - 2.0 * fv)
+    c0, c1, r0, r1 = int(c) & mask, int(c + 1) & mask, int(r) & mask, int(r + 1) & mask
+    low = pyramid[level, r0, c0] * (1.0 - fu) + pyramid[level, r0, c1] * fu
+    high = pyramid[level, r1, c0] * (1.0 - fu) + pyramid[level, r1, c1] * fu
+    return low * (1.0 - fv) + high * fv
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _mip(texels):  # type: ignore[no-untyped-def]
     """Level whose texel is about one pixel, for a pixel that spans so many of the finest texels."""
     level = 0
@@ -249,16 +262,14 @@ def shade(  # type: ignore[no-untyped-def]
                     if kind in (_ASPHALT, _MARKING):
                         # the mean of the pixel's extents along and across the view
                         level = _mip(22.0 * z / focal / math.sqrt(max(0.02, abs(vz))))
-                        patch = _grain(noise, px * 0.55, py * 0.55, 0)
-                        gain = 1.0 + 0.26 * _grain(noise, px * 22.0, py * 22.0, level) + 0.13 * patch
+                        patch = _smooth(noise, px * 0.16, py * 0.16, 2)
+                        gain = 1.0 + 0.26 * _grain(noise, px * 22.0, py * 22.0, level) + 0.20 * patch
                         if kind == _MARKING:
                             gain = 1.0 + 0.4 * (gain - 1.0)
                         if wetness > 0.0:
                             gain *= 1.0 - 0.42 * wetness
-                            pool = _grain(
-                                noise, px * 2.0 + 91.0, py * 2.0 + 37.0, _mip(2.0 * z / focal + 2.0)
-                            )
-                            mirror = wetness * (0.03 + 0.25 * min(1.0, max(0.0, (pool - 0.12) * 6.0)))
+                            pool = _smooth(noise, px * 0.4 + 9.1, py * 0.4 + 3.7, 3)
+                            mirror = wetness * (0.03 + 0.25 * min(1.0, max(0.0, (pool - 0.06) * 7.0)))
                     elif kind == _PAVING:
                         footprint = z / focal / max(0.1, abs(vz))
                         gain = 1.0 + 0.22 * _grain(noise, px * 6.0, py * 6.0, _mip(6.0 * footprint))
@@ -272,7 +283,7 @@ def shade(  # type: ignore[no-untyped-def]
                         gain *= 1.0 - 0.25 * wetness
                     elif kind == _GRASS:
                         level = _mip(12.0 * z / focal / math.sqrt(max(0.02, abs(vz))))
-                        broad = _grain(noise, px * 0.31, py * 0.31, 1)
+                        broad = _smooth(noise, px * 0.11, py * 0.11, 3)
                         gain = 1.0 + 0.75 * _grain(noise, px * 12.0, py * 12.0, level) + 0.35 * broad
                         ar *= 1.0 + 0.8 * broad
                     elif kind == _FOLIAGE:
