@@ -1,0 +1,71 @@
+"""Traffic Manager traffic, through the Traffic Manager of the wheel."""
+
+from __future__ import annotations
+
+import carla
+import pytest
+from tickdrive.leaderboard.simulator.launch import free_port_pair
+
+
+@pytest.fixture
+def traffic(client: carla.Client, fresh_world: carla.World) -> carla.TrafficManager:
+    manager = client.get_trafficmanager(free_port_pair())
+    manager.set_synchronous_mode(True)
+    manager.set_random_device_seed(5)
+    return manager
+
+
+def test_traffic_drives_without_crashing(
+    client: carla.Client, fresh_world: carla.World, traffic: carla.TrafficManager
+) -> None:
+    library = fresh_world.get_blueprint_library()
+    blueprint = library.find("vehicle.tesla.model3")
+    points = fresh_world.get_map().get_spawn_points()
+    autopilot = carla.command.SetAutopilot(carla.command.FutureActor, True, traffic.get_port())
+    chosen = points[:: max(1, len(points) // 15)][:15]
+    responses = client.apply_batch_sync(
+        [carla.command.SpawnActor(blueprint, each).then(autopilot) for each in chosen], True
+    )
+    cars = fresh_world.get_actors([each.actor_id for each in responses if not each.has_error()])
+    assert len(cars) == 15
+    hits: list[str] = []
+    sensors = []
+    for car in cars:
+        sensor = fresh_world.spawn_actor(
+            library.find("sensor.other.collision"), carla.Transform(), attach_to=car
+        )
+        sensor.listen(lambda event: hits.append(event.other_actor.type_id))
+        sensors.append(sensor)
+    travelled = dict.fromkeys((each.id for each in cars), 0.0)
+    for _ in range(400):
+        fresh_world.tick()
+        for car in cars:
+            travelled[car.id] += 0.05 * car.get_velocity().length()
+    for sensor in sensors:
+        sensor.stop()
+    assert sum(each > 20.0 for each in travelled.values()) >= 10
+    assert len(hits) == 0
+    client.apply_batch_sync([carla.command.DestroyActor(each) for each in cars], True)
+    traffic.set_synchronous_mode(False)
+
+
+def test_traffic_stops_at_red(fresh_world: carla.World, traffic: carla.TrafficManager) -> None:
+    for light in fresh_world.get_actors().filter("traffic.traffic_light"):
+        light.set_state(carla.TrafficLightState.Red)
+    fresh_world.freeze_all_traffic_lights(True)
+    light = next(iter(fresh_world.get_actors().filter("traffic.traffic_light")))
+    stop = light.get_stop_waypoints()[0]
+    start = stop.previous(25.0)[0].transform
+    start.location.z += 0.3
+    blueprint = fresh_world.get_blueprint_library().find("vehicle.tesla.model3")
+    car = fresh_world.spawn_actor(blueprint, start)
+    car.set_autopilot(True, traffic.get_port())
+    for _ in range(240):
+        fresh_world.tick()
+    assert car.get_velocity().length() < 0.1
+    assert car.get_traffic_light_state() == carla.TrafficLightState.Red
+    past = car.get_location() - stop.transform.location
+    assert past.dot(stop.transform.get_forward_vector()) < 3.0
+    fresh_world.freeze_all_traffic_lights(False)
+    car.destroy()
+    traffic.set_synchronous_mode(False)
