@@ -387,13 +387,13 @@ class _GruCell:
         width = gru.hidden_size
         self.width = width
         # the recurrent biases of reset and update gate simply add to the input's
-        bias = gru.bias_ih_l0.clone()
-        bias[: 2 * width] += gru.bias_hh_l0[: 2 * width]
-        self.input_weight = gru.weight_ih_l0.t().to(dtype).contiguous()
+        bias = gru.get_parameter("bias_ih_l0").clone()
+        bias[: 2 * width] += gru.get_parameter("bias_hh_l0")[: 2 * width]
+        self.input_weight = gru.get_parameter("weight_ih_l0").t().to(dtype).contiguous()
         self.input_bias = bias.to(dtype)
-        self.weight = gru.weight_hh_l0.t().to(dtype).contiguous()
-        new = torch.zeros_like(gru.bias_hh_l0)
-        new[2 * width :] = gru.bias_hh_l0[2 * width :]
+        self.weight = gru.get_parameter("weight_hh_l0").t().to(dtype).contiguous()
+        new = torch.zeros_like(gru.get_parameter("bias_hh_l0"))
+        new[2 * width :] = gru.get_parameter("bias_hh_l0")[2 * width :]
         self.bias = new.to(dtype)
 
     def __call__(self, tokens: torch.Tensor, state: torch.Tensor) -> torch.Tensor:

@@ -135,13 +135,13 @@ class DiffusionPolicy(nn.Module):
             PlannerError: a shape does not fit.
         """
         config = self.config
-        clean = self.normalizer.normalize(batch.trajectory_in_ego.float())
-        count = len(clean) * draws
-        if tuple(clean.shape[1:]) != (config.horizon, 2):
+        shape = tuple(batch.trajectory_in_ego.shape)
+        if len(shape) != 3 or shape[1:] != (config.horizon, 2):
             raise PlannerError(
-                f"trajectory_in_ego has shape {tuple(clean.shape)}.", f"Give (B, {config.horizon}, 2) metres."
+                f"trajectory_in_ego has shape {shape}.", f"Give (B, {config.horizon}, 2) metres."
             )
-        clean = clean.repeat_interleave(draws, dim=0)
+        count = shape[0] * draws
+        clean = self.normalizer.normalize(batch.trajectory_in_ego.float()).repeat_interleave(draws, dim=0)
         if noise is None:
             noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         if timesteps is None:
