@@ -128,7 +128,7 @@ def load_training_data(
         rows = [(recording, line) for recording in chosen for line in recording.lines]
         if not rows:
             continue
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             name: np.empty((len(rows), *shape), dtype) for name, (shape, dtype) in _forms(*rows[0]).items()
         }
         with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:

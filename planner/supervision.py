@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from tickdrive.planner.types import Features
 
@@ -37,6 +38,17 @@ class AuxiliaryPredictions:
     lead: torch.Tensor
     target_speed: torch.Tensor
     semantic: torch.Tensor | None = None
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def channels_last(module: M) -> M:
+    """Lay the module's convolution weights out channels-last, the fast form on CPU and GPU; in place."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 class PerceptionModule(Protocol):

@@ -26,7 +26,7 @@ from tickdrive.planner.errors import ConfigError, DataError, PlannerError
 from tickdrive.planner.losses import auxiliary_losses, total_loss
 from tickdrive.planner.metrics import evaluate
 from tickdrive.planner.policy import DiffusionPolicy, TrainingBatch
-from tickdrive.planner.supervision import PerceptionModule
+from tickdrive.planner.supervision import PerceptionModule, channels_last
 from tickdrive.planner.training_config import TrainingConfig
 from tickdrive.planner.training_state import (
     STATE_FILE,
@@ -87,12 +87,12 @@ class Trainer:
         policy.normalizer.fit(data.splits["train"].waypoints_in_ego)
         self.modules: dict[str, nn.Module] = {
             "policy": policy.to(self.device),
-            "perception": perception.to(device=self.device, memory_format=torch.channels_last),
+            "perception": channels_last(perception.to(self.device)),
         }
         self.averaged = {key: copy.deepcopy(module).eval() for key, module in self.modules.items()}
         for module in self.averaged.values():
             module.requires_grad_(False)
-        self._names = {
+        self._names: dict[torch.Tensor, str] = {
             parameter: f"{key}.{name}"
             for key, module in self.modules.items()
             for name, parameter in module.named_parameters()
@@ -257,7 +257,8 @@ class Trainer:
         return self.config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        decayed, plain = [], []
+        decayed: list[torch.Tensor] = []
+        plain: list[torch.Tensor] = []
         for parameter, name in self._names.items():
             embedding = any(part in name for part in ("position", "queries", "segment", ".kind"))
             (plain if parameter.ndim < 2 or embedding else decayed).append(parameter)

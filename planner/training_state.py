@@ -64,7 +64,7 @@ def save_state(
     modules: Mapping[str, nn.Module],
     averaged: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
-    names: Mapping[nn.Parameter, str],
+    names: Mapping[torch.Tensor, str],
 ) -> None:
     """Replace the state file.
 
@@ -114,7 +114,7 @@ def load_state(
     modules: Mapping[str, nn.Module] | None,
     averaged: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer | None = None,
-    names: Mapping[nn.Parameter, str] | None = None,
+    names: Mapping[torch.Tensor, str] | None = None,
 ) -> TrainingProgress:
     """Read a state into modules and optimizer.
 

@@ -25,6 +25,7 @@ from tickdrive.agents.perception.compact_network import CompactPerception
 from tickdrive.agents.types import Decision, PlannerInputs, Reasoning
 from tickdrive.planner.errors import CheckpointError, SensorError
 from tickdrive.planner.network_config import PolicyConfig
+from tickdrive.planner.supervision import channels_last
 from tickdrive.planner.tracing import Tracer
 from tickdrive.planner.types import Features
 
@@ -48,9 +49,7 @@ class CompactExtractor:
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.config = network.config
         self.metadata = metadata or {}
-        self._network = network.folded().to(
-            device=self.device, dtype=self.dtype, memory_format=torch.channels_last
-        )
+        self._network = channels_last(network.folded().to(self.device, self.dtype))
         self._network.requires_grad_(False)
 
     @classmethod
