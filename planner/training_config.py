@@ -76,7 +76,7 @@ class TrainingConfig:
     seed: int = 0
     validate_every: int = 5
     validate_samples: int = 4096
-    save_every: int = 1
+    save_every: int = 5
     max_minutes: float = 0.0
     threads: int = 8
     weights: LossWeights = field(default_factory=LossWeights)
