@@ -24,8 +24,10 @@ _FREE_AHEAD_M = 50.0
 _LANE_M = 4.0
 _NEAR_ROUTE_M = 80.0
 _LIFT_M = 0.5
-_PATH_STEP_M = 5.0
+_BEYOND_JUNCTION_M = 8.0
 _LEAD_SEARCH_M = 15.0
+SURROUNDING_M = 80.0
+"""About the radius in which scenario_runner's `background_activity.py` keeps its vehicles at town speeds."""
 
 
 class Traffic:
@@ -99,9 +101,14 @@ class Traffic:
         """
         self._walkers.on_tick(tick, ego_travelled_m, (self._ego, *self._vehicles))
 
-    def speeds_mps(self) -> tuple[float, ...]:
-        """Horizontal speeds of the vehicles at this tick, for the minimum-speed criterion."""
-        velocities = (vehicle.get_velocity() for vehicle in self._vehicles)
+    def speeds_mps(self, ego: carla.Location) -> tuple[float, ...]:
+        """Horizontal speeds of the vehicles around the ego at this tick, for the minimum-speed criterion.
+
+        Upstream's background activity exists only around the ego, ours all over the town: those further than
+        `SURROUNDING_M` are not "the surrounding traffic".
+        """
+        near = (v for v in self._vehicles if v.get_location().distance(ego) < SURROUNDING_M)
+        velocities = (vehicle.get_velocity() for vehicle in near)
         return tuple(float(np.hypot(v.x, v.y)) for v in velocities)
 
     def destroy(self) -> None:
@@ -176,13 +183,26 @@ class Traffic:
         return vehicle is not None
 
     def _lead_path(self) -> list[carla.Location]:
-        """The rest of the route, in steps that the Traffic Manager can follow."""
-        path, last_m = [], self._line.travelled_m[self._lead_index]
-        for location, travelled_m in zip(self._line.locations, self._line.travelled_m, strict=True):
-            if travelled_m - last_m >= _PATH_STEP_M:
+        """One point beyond each junction of the route, and its end.
+
+        At a fork the Traffic Manager takes the branch whose end lies nearest to the path's next point, so
+        a point before or within a junction would mislead it; between junctions there is nothing to choose.
+        """
+        carla_map = self._session.map
+        path: list[carla.Location] = []
+        left_junction_m: float | None = None
+        inside = False
+        for i in range(self._lead_index, len(self._line)):
+            location, travelled_m = self._line.locations[i], self._line.travelled_m[i]
+            was_inside, inside = inside, carla_map.get_waypoint(location).is_junction
+            if inside:
+                continue
+            if was_inside:
+                left_junction_m = travelled_m
+            if left_junction_m is not None and travelled_m - left_junction_m >= _BEYOND_JUNCTION_M:
                 path.append(location)
-                last_m = travelled_m
-        return path
+                left_junction_m = None
+        return [*path, self._line.locations[-1]]
 
 
 def _lane_transforms(carla_map: carla.Map) -> list[carla.Transform]:
