@@ -300,21 +300,24 @@ class RoutePlanner:
                 before: _Edge = self._graph.edges[nodes[index - 1], nodes[index]]["edge"]
                 entering = before.command is Command.LANE_FOLLOW and not before.in_junction
                 if entering and edge.crosses_junction:
-                    command = self._turn(before, index, nodes)
+                    turn = self._turn(before, index, nodes)
+                    if turn is None:
+                        return command
+                    command = turn
         self._previous_command = command
         return command
 
-    def _turn(self, before: _Edge, index: int, nodes: Sequence[int]) -> Command:
-        """Left, right or straight over the whole junction, also relative to the other ways out of it."""
+    def _turn(self, before: _Edge, index: int, nodes: Sequence[int]) -> Command | None:
+        """Left, right or straight over the whole junction, also relative to the other ways through it."""
         last = self._graph.edges[nodes[index], nodes[index + 1]]["edge"]
         for a, b in zip(nodes[index:], nodes[index + 1 :], strict=False):
             edge: _Edge = self._graph.edges[a, b]["edge"]
             if not edge.crosses_junction:
                 break
             last, self._junction_end = edge, b
-        heading, chord = before.exit_direction, last.chord_direction
-        if heading is None or chord is None:  # a loose end: its geometry has no chord
-            return Command.LANE_FOLLOW
+        heading, leaving = before.exit_direction, last.exit_direction
+        if heading is None or leaving is None:  # a loose end has no directions
+            return None
         others = []
         for neighbour in self._graph.successors(nodes[index]):
             other: _Edge = self._graph.edges[nodes[index], neighbour]["edge"]
@@ -322,9 +325,9 @@ class RoutePlanner:
             if is_other and other.chord_direction is not None:
                 others.append(float(np.cross(heading, other.chord_direction)[2]))
         others = others or [0.0]
-        cross = float(np.cross(heading, chord)[2])
-        norms = float(np.linalg.norm(heading) * np.linalg.norm(chord))
-        if math.acos(float(np.clip(np.dot(heading, chord) / norms, -1.0, 1.0))) < _STRAIGHT_BELOW_RAD:
+        cross = float(np.cross(heading, leaving)[2])
+        norms = float(np.linalg.norm(heading) * np.linalg.norm(leaving))
+        if math.acos(float(np.clip(np.dot(heading, leaving) / norms, -1.0, 1.0))) < _STRAIGHT_BELOW_RAD:
             return Command.STRAIGHT
         if cross < min(others):
             return Command.LEFT
