@@ -1,8 +1,8 @@
 """Planner benchmark: engines side by side in one run, each figure with all that it depends on.
 
-Warm-up is apart; forms are measured in turn, a plan each, so that a slow moment of the machine falls on all;
-inputs rotate among several sets; the clock stops when the waypoints are on the host. The error of every form is
-taken against the fp32 reference, on the same weights, inputs and noise.
+Warm-up is apart; forms are measured in turn, a plan each, so that a slow moment of the machine falls on
+all; inputs rotate among several sets; the clock stops when the waypoints are on the host. The error of
+every form is taken against the fp32 reference, on the same weights, inputs and noise.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tickdrive.planner.errors import PlannerError
 from tickdrive.planner.network_config import preset as preset_config
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.random_weights import randomize
+from tickdrive.planner.types import Features
 
 SCOPE = "conditioning tensors on the device -> waypoints on the host"
 INPUT_SETS = 4
@@ -37,6 +38,10 @@ MIN_RUNS = 5
 STUDY_TOKENS = (512, 7)
 COMPACT_TOKENS = (192, 7)
 """VL and reasoning tokens of the study, and of the perception that ships."""
+
+
+Inputs = tuple[Features, torch.Tensor, torch.Tensor]
+"""Features, ego status, noise."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class BenchmarkRow:
         p50_ms: median of a whole plan.
         p99_ms: 99th percentile.
         runs: plans that were timed.
-        rel_err: |plan - reference| / |reference|, largest over the input sets; both counted from the middle of
+        rel_err: |plan - reference| / |reference|, largest of the input sets; both counted from the middle of
             the policy's bounds, so that a distance common to all plans does not hide an error.
         max_deviation_cm: largest distance of a waypoint from the reference's.
         weights: `random` or `checkpoint`.
@@ -112,7 +117,8 @@ def run_planner_benchmark(
         steps: step counts.
         seconds: of measuring for each row, at least; a row gets at least `MIN_RUNS` plans.
         policies: trained policies by preset; a preset that is not among them gets random weights.
-        tokens: numbers of VL and of reasoning tokens; None for 512 and 7 at the study's width, else 192 and 7.
+        tokens: numbers of VL and of reasoning tokens; None for 512 and 7 at the study's width, 192 and 7
+            else.
         on_progress: told what is being measured.
 
     Returns:
@@ -191,7 +197,7 @@ def run_planner_benchmark(
 
 
 def _measure(
-    engines: Sequence[PlannerEngine], sets: Sequence[tuple], steps: int, seconds: float
+    engines: Sequence[PlannerEngine], sets: Sequence[Inputs], steps: int, seconds: float
 ) -> list[tuple[list[float], list[np.ndarray]]]:
     """Times [ms] and, for each input set, the plan, of each engine."""
     # a plan on each input set warms up, and is what the error is taken of

@@ -57,7 +57,7 @@ class LayerConditions:
     Attributes:
         shift_a: (B, 1, d) AdaLN of the attention; `scale_a` is already 1 + scale.
         scale_a: (B, 1, d).
-        keys: (B, M H, d) queries folded in.
+        keys: (B, d, M H) queries folded in; a transposed view.
         key_bias: (B, 1, M H).
         values: (B, M H, d) output projection folded in, but for its bias.
         gate_a: (B, 1, d) AdaLN gate of the attention.
@@ -167,8 +167,10 @@ class HoistedEngine(PlannerEngine):
             tokens = decoder.layer(index, tokens, whole)
         start = torch.tanh(network.head.initial(conditioning)).flatten(0, 1)
         _, state = network.head.gru(network.head.norm(tokens), start[None])
+        # [part][layer][step], by unbind: a view for each index would cost as much as a layer
+        pieces = [[layer.unbind(0) for layer in part.unbind(0)] for part in parts]
         layers = [
-            [LayerConditions(*(part[index, step] for part in parts)) for index in range(decoder.n_layer)]
+            [LayerConditions(*(piece[index][step] for piece in pieces)) for index in range(decoder.n_layer)]
             for step in range(steps)
         ]
         return layers, state[0].view(steps, batch, -1)
@@ -335,7 +337,7 @@ class _FoldedDecoder:
         return (
             shift_a,
             1.0 + scale_a,
-            keys.reshape(layers, steps, batch, -1, width),
+            keys.reshape(layers, steps, batch, -1, width).transpose(-1, -2),
             key_bias.reshape(layers, steps, batch, 1, -1),
             values.reshape(layers, steps, batch, -1, width),
             gate_a,
@@ -363,7 +365,7 @@ class _FoldedDecoder:
         # the slice's RMSNorm but for its sqrt(d_head), which cancels the scores' 1 / sqrt(d_head)
         norm = torch.hypot(torch.linalg.vector_norm(slices, dim=-1, keepdim=True), self.norm_floor)
         normed = (slices / norm).view(batch, count, width)
-        scores = torch.baddbmm(given.key_bias, normed, given.keys.transpose(1, 2))
+        scores = torch.baddbmm(given.key_bias, normed, given.keys)
         weights = scores.view(batch, count, -1, self.n_head).softmax(dim=2).view(batch, count, -1)
         seen = torch.baddbmm(self.out_bias[index], weights, given.values)
         tokens = torch.addcmul(tokens, given.gate_a, seen)
