@@ -18,12 +18,12 @@ def get_entry_point():
 
 class PursuitAgent(PrivilegedAgent):
     def setup(self, path_to_conf_file):
-        self.track = Track.SENSORS
-        self.options = {"speed": 6.0, **json.loads(path_to_conf_file or "{}")}
+        self.options = {"speed": 6.0, "track": "SENSORS", **json.loads(path_to_conf_file or "{}")}
+        self.track = Track(self.options["track"])
         if self.options.get("fail_setup"):
             raise ValueError("setup fails on purpose")
         self.ticks = 0
-        self.seen = []
+        self.data = {}
         self._index = 0
 
     def sensors(self):
@@ -31,7 +31,7 @@ class PursuitAgent(PrivilegedAgent):
 
     def run_step(self, input_data, timestamp):
         self.ticks += 1
-        self.seen = sorted(input_data)
+        self.data = input_data
         if self.ticks == self.options.get("crash_at"):
             raise ValueError("run_step fails on purpose")
         if self.ticks == self.options.get("exit_at"):
