@@ -45,7 +45,7 @@ class AgentSpec:
 def load_agent_class(spec: AgentSpec) -> type:
     """Import an agent's module and return the class that its `get_entry_point` names.
 
-    A file is loaded as the leaderboards load it: its folder goes first on `sys.path`, and the module's name is
+    A file is loaded as the leaderboards do: its folder goes first on `sys.path`, and the module's name is
     the file's name up to the first dot.
 
     Raises:
