@@ -10,7 +10,7 @@ from types import TracebackType
 
 import carla
 
-from tickdrive.leaderboard.simulator_watch import PortProbe
+from tickdrive.leaderboard.simulator_watch import PortProbe, WakeUpGuard
 from tickdrive.planner.errors import RouteError, ServerError, did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ _CLIENT_THREADS = 8
 # shutting down then never returns; so it is left alone for a moment before
 _REST_S = 0.1
 _FOREVER_S = 86400.0
+_STUCK_S = 4.0
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -73,6 +74,8 @@ class CarlaSession:
         self.map = self.world.get_map()
         self.traffic_manager_port = 0
         self._traffic_manager: carla.TrafficManager | None = None
+        self._ticking: tuple[float, int] | None = None
+        self._guard = WakeUpGuard(self._tick_is_stuck, self._wake_traffic_manager)
 
     @property
     def traffic_manager(self) -> carla.TrafficManager:
@@ -169,10 +172,25 @@ class CarlaSession:
         if not self._is_alive():
             raise self._lost("The simulator has ended.")
         try:
+            self._ticking = time.monotonic(), self.world.get_snapshot().frame
             self.world.tick(self._timeout_s)
             return self.world.get_snapshot()
         except RuntimeError as error:
             raise self._lost(f"The simulator does not answer: {error}") from error
+        finally:
+            self._ticking = None
+
+    def _tick_is_stuck(self) -> bool:
+        """Whether the tick's frame has long arrived and the tick still has not returned."""
+        ticking = self._ticking
+        if ticking is None or self.dead or time.monotonic() - ticking[0] < _STUCK_S:
+            return False
+        return bool(self.world.get_snapshot().frame > ticking[1])
+
+    def _wake_traffic_manager(self) -> None:
+        if self._traffic_manager is not None:
+            self._traffic_manager.set_synchronous_mode(False)
+            self._traffic_manager.set_synchronous_mode(True)
 
     def answers(self) -> bool:
         """Whether the server still lives; asked when something else failed, to tell whose fault it was."""
@@ -187,6 +205,7 @@ class CarlaSession:
 
     def close(self) -> None:
         """Leave the server in asynchronous mode; without effect on a dead one."""
+        self._guard.close()
         if not self.answers():
             return
         try:

@@ -9,6 +9,7 @@ while both still wait, and ends the process in good order.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -21,6 +22,8 @@ _POLL_S = 0.2
 _PROBE_EVERY_S = 1.0
 _REFUSALS = 3
 _GRACE_S = 3.0
+_STUCK_S = 4.0
+_LOGGER = logging.getLogger(__name__)
 
 
 class SimulatorWatch:
@@ -66,6 +69,39 @@ class SimulatorWatch:
                 self._take_over()
 
 
+class WakeUpGuard:
+    """Frees a tick that hangs because the Traffic Manager missed being woken.
+
+    `TrafficManagerLocal::SynchronousTick` and its worker wake each other without holding the lock that they
+    sleep under; once in some ten thousand ticks a wake-up is lost and both sleep for ever (seen in gdb).
+    Leaving synchronous mode wakes the worker once more, and at the end of its step the worker wakes the tick.
+
+    Args:
+        stuck: whether the world has moved on and the tick has not come back.
+        wake: takes the Traffic Manager out of synchronous mode and back.
+    """
+
+    def __init__(self, stuck: Callable[[], bool], wake: Callable[[], None]) -> None:
+        self._stuck = stuck
+        self._wake = wake
+        self._closed = threading.Event()
+        self.woken = 0
+        self._thread = threading.Thread(target=self._watch, name="wake-up-guard", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_STUCK_S / 4):
+            if self._stuck():
+                self.woken += 1
+                _LOGGER.warning("the Traffic Manager missed a wake-up: woken again (%d)", self.woken)
+                self._wake()
+                self._closed.wait(_STUCK_S)
+
+
 class PortProbe:
     """Whether something listens on a port, for servers whose process is not known; asks once a second."""
 
@@ -92,7 +128,9 @@ class PortProbe:
 
 def leave_process(message: str) -> None:
     """End the process at once: its other threads cannot be ended otherwise."""
-    sys.stdout.flush()
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
-    os._exit(EXIT_SIMULATOR_LOST)
+    try:
+        sys.stdout.flush()
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+    finally:  # also when nobody reads what is written
+        os._exit(EXIT_SIMULATOR_LOST)
