@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
+from enum import Enum
 
 #: who asks for the settings again within this time is polling, and is answered this late
 POLL_PERIOD_S = 0.005
@@ -12,14 +13,25 @@ POLL_PERIOD_S = 0.005
 _LONGEST_S = 2.0
 
 
+class _Restart(Enum):
+    """How far a client's restart of its Traffic Managers has come."""
+
+    NONE = 0
+    EXPECTED = 1
+    READING_MAP = 2
+
+
 class _Client:
     """What the gate knows of a client connection."""
 
     def __init__(self) -> None:
         self.asked_at = 0.0
+        self.asked_in_frame = -1
         self.polled_at = 0.0
         self.waiting = 0
         self.shut: asyncio.Event | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.restart = _Restart.NONE
 
 
 class SettingsGate:
@@ -39,14 +51,21 @@ class SettingsGate:
     def _of(self, client: object) -> _Client:
         return self._clients.setdefault(client, _Client())
 
-    async def pass_through(self, client: object) -> None:
-        """Return when the client may have its answer."""
+    async def pass_through(self, client: object, frame: int) -> None:
+        """Return when the client may have its answer.
+
+        Args:
+            client: the connection that asks.
+            frame: the world's; a synchronous Traffic Manager asks once a frame, and that is no polling.
+        """
         state = self._of(client)
         now = time.monotonic()
-        polling = now - state.asked_at < 4.0 * POLL_PERIOD_S
-        state.asked_at = now
+        polling = frame == state.asked_in_frame and now - state.asked_at < 4.0 * POLL_PERIOD_S
+        state.asked_at, state.asked_in_frame = now, frame
         if polling:
             state.polled_at = now
+        if state.restart is _Restart.READING_MAP:
+            state.restart = _Restart.NONE
         if state.shut is not None:
             state.waiting += 1
             try:
@@ -58,17 +77,34 @@ class SettingsGate:
         elif polling:
             await asyncio.sleep(POLL_PERIOD_S)
 
+    def expect_restart(self, client: object) -> None:
+        """The client's Traffic Managers are about to be restarted, because it is shown a new episode."""
+        self._of(client).restart = _Restart.EXPECTED
+
+    def map_read(self, client: object) -> None:
+        """A Traffic Manager of the client reads the map, the last step but one of its restart.
+
+        The last is that its new thread asks for the settings.
+        """
+        state = self._of(client)
+        if state.restart is _Restart.EXPECTED:
+            state.restart = _Restart.READING_MAP
+
     async def shut(self, client: object, hold_s: float) -> None:
-        """Shut the gate, and return when no thread of the client polls, or it stands at the gate.
+        """Shut the gate once no restart is under way, and return when nothing of the client polls outside it.
 
         Args:
             client: the connection that loads a world.
             hold_s: a client that has not asked for so long does not poll.
         """
         state = self._of(client)
+        until = time.monotonic() + _LONGEST_S
+        while state.restart is not _Restart.NONE and time.monotonic() < until:
+            await asyncio.sleep(0.001)
+        state.restart = _Restart.NONE
         if state.shut is None:
             state.shut = asyncio.Event()
-            asyncio.get_running_loop().call_later(_LONGEST_S, self.open, client)
+            state.timer = asyncio.get_running_loop().call_later(_LONGEST_S, self.open, client)
         until = time.monotonic() + _LONGEST_S
         while not state.waiting and time.monotonic() < min(until, state.polled_at + hold_s):
             await asyncio.sleep(0.001)
@@ -79,3 +115,6 @@ class SettingsGate:
         if state.shut is not None:
             state.shut.set()
             state.shut = None
+        if state.timer is not None:
+            state.timer.cancel()
+            state.timer = None

@@ -3,13 +3,14 @@
 `python -m tickdrive.leaderboard.simulator.load_world_soak --loads 100` starts a server and does it in
 every mode. The client runs in a process of its own, because what is looked for are its hangs and crashes:
 
+* a notification between the threads of a synchronous Traffic Manager gets lost (`traffic_watch`);
 * a synchronous Traffic Manager is restarted by the client's streaming thread when a snapshot shows a new
   episode id (`Episode.cpp`, `OnEpisodeChanged`); a tick from the main thread meanwhile sets `step_begin`,
   which the end of `TrafficManagerLocal::Stop` clears, and both threads wait for ever;
 * an asynchronous one reads the client's episode, which `Simulator::LoadEpisode` sets to null for a while.
 
-Both are defects of the client; the server's order of answers avoids them (`Simulation.load`,
-`Simulation.apply_settings`, `client_gate`).
+All three are defects of the client. The server mends the first, and its order of answers avoids the others
+(`Simulation.load`, `Simulation.apply_settings`, `client_gate`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _CLIENT = """
 import random, sys
 import carla
 
-host, port, loads, mode, traffic_port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
+host, mode = sys.argv[1], sys.argv[4]
+port, loads, traffic_port = (int(sys.argv[index]) for index in (2, 3, 5))
 client = carla.Client(host, port)
 client.set_timeout(30.0)
 world = client.get_world()
@@ -60,7 +62,8 @@ while done < loads:
         world.tick()
     if mode == "switched off":
         synchronise(False)
-        client.apply_batch([carla.command.DestroyActor(each.actor_id) for each in spawned if not each.has_error()])
+        living = [each.actor_id for each in spawned if not each.has_error()]
+        client.apply_batch([carla.command.DestroyActor(each) for each in living])
     for _ in range(3 if mode == "three in a row" else 1):
         world = client.reload_world(mode != "settings kept")
         done += 1
@@ -72,7 +75,7 @@ while done < loads:
 
 @dataclass(frozen=True, slots=True)
 class SoakOutcome:
-    """How a run went: loads that came back, seconds, exit status (None where it hung), and what it printed."""
+    """How a run went: loads that came back, exit status (None where it hung), and what it printed."""
 
     mode: str
     loads: int
@@ -122,9 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcome = soak(server.host, server.port, options.loads, mode, 30.0 + 5.0 * options.loads)
             passed = outcome.loads >= options.loads and outcome.status == 0
             failed |= not passed
-            print(
-                f"{mode:15s} {outcome.loads:4d} loads in {outcome.seconds:6.1f} s  {'ok' if passed else 'FAILED'}"
-            )
+            verdict = "ok" if passed else "FAILED"
+            print(f"{mode:15s} {outcome.loads:4d} loads in {outcome.seconds:6.1f} s  {verdict}", flush=True)
             if not passed:
                 print(outcome.log)
     return 1 if failed else 0

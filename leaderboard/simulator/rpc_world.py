@@ -68,8 +68,15 @@ class WorldService:
             town = loop.run_in_executor(None, lambda: current)
         else:
             town = loop.run_in_executor(None, self._sim.library.shipped, short)
+        if any(owner is client for _, owner in self._sim.traffic_managers.values()):
+            town = self._when_built(town, client)
         await self._sim.load(town, reset)
         await self._gate.shut(client, LOAD_HOLD_S)
+
+    async def _when_built(self, town: Awaitable[Town], client: object) -> Town:
+        built = await town
+        self._gate.expect_restart(client)
+        return built
 
     @void
     def copy_opendrive_to_file(self, xodr: Any, parameters: Any = None) -> None:
@@ -109,8 +116,10 @@ class WorldService:
         return b""
 
     @value
-    def get_required_files(self, folder: Any = "", download: Any = True) -> list[str]:
+    def get_required_files(self, client: object, folder: Any = "", download: Any = True) -> list[str]:
         """None: with files a client would cache them by name in its home for ever."""
+        if folder == "TM":
+            self._gate.map_read(client)
         return []
 
     @value
@@ -131,7 +140,7 @@ class WorldService:
     @value
     async def get_episode_settings(self, client: object) -> list[Any]:
         """Current settings; who asks again and again is answered slowly."""
-        await self._gate.pass_through(client)
+        await self._gate.pass_through(client, self._sim.world.frame)
         return self._sim.settings.pack()
 
     @value

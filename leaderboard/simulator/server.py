@@ -24,6 +24,7 @@ from tickdrive.leaderboard.simulator.rpc_actors import ActorService
 from tickdrive.leaderboard.simulator.rpc_lights import LightService
 from tickdrive.leaderboard.simulator.rpc_world import WorldService
 from tickdrive.leaderboard.simulator.simulation import Simulation
+from tickdrive.leaderboard.simulator.traffic_watch import TrafficWatch
 from tickdrive.planner.errors import ServerError, TickdriveError
 
 log = logging.getLogger(__name__)
@@ -58,11 +59,12 @@ async def serve(
     """
     simulation = Simulation(library, town, seed, port + 1)
     methods = method_table(simulation)
+    watch = TrafficWatch(simulation.traffic_managers, lambda: simulation.settings.synchronous)
     connections: set[RpcConnection] = set()
     loop = asyncio.get_running_loop()
     try:
         rpc = await loop.create_server(
-            lambda: RpcConnection(methods, connections, simulation.client_lost), host, port
+            lambda: RpcConnection(methods, connections, simulation.client_lost, watch.note), host, port
         )
         streams = await loop.create_server(lambda: StreamConnection(simulation.hub), host, port + 1)
     except OSError as error:
@@ -71,14 +73,15 @@ async def serve(
         ) from error
     print(f"{READY}: {town.name} on {host}:{port}", flush=True)
     running = asyncio.ensure_future(simulation.run())
+    watching = asyncio.ensure_future(watch.run())
     waiting = asyncio.ensure_future(stopped.wait())
-    done, _ = await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait((running, watching, waiting), return_when=asyncio.FIRST_COMPLETED)
     for server in (rpc, streams):
         server.close()
-    running.cancel()
-    waiting.cancel()
-    if running in done:
-        running.result()
+    for task in (running, watching, waiting):
+        task.cancel()
+    for task in done:
+        task.result()
 
 
 async def _watch_parent(parent: int, stopped: asyncio.Event) -> None:

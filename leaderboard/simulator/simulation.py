@@ -236,11 +236,7 @@ class Simulation:
         """Free-run in asynchronous mode, in real time; take over a synchronous world that lost its ticker."""
         while True:
             started = time.monotonic()
-            if (
-                self._orphaned_at is not None
-                and started - self._orphaned_at > ORPHAN_GRACE_S
-                and self.anyone()
-            ):
+            if self._orphaned_at is not None and started - self._orphaned_at > ORPHAN_GRACE_S:
                 log.warning("the client that ticked is gone: the world goes on in asynchronous mode")
                 self.apply_settings(
                     EpisodeSettings(False, self.settings.no_rendering, self.settings.fixed_delta_s)

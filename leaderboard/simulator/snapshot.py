@@ -53,9 +53,10 @@ def _actor_state(world: World, actor: Actor) -> bytes:
 
 def _kind_state(world: World, actor: Actor) -> bytes:
     if isinstance(actor, Vehicle):
+        colour = LightColour.GREEN
         light = world.actors.get(actor.light_id)
-        governed = isinstance(light, TrafficLight)
-        colour = world.lights.colour(light.spec.sign_id) if governed else LightColour.GREEN
+        if isinstance(light, TrafficLight):
+            colour = world.lights.colour(light.spec.sign_id)
         command = actor.command
         return frames.VEHICLE_STATE.pack(
             command.throttle,

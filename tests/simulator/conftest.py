@@ -7,6 +7,7 @@ from pathlib import Path
 
 import carla
 import pytest
+
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess
 
 SMALL_TOWN = "TickTown02"

@@ -10,6 +10,7 @@ from typing import Any
 
 import carla
 import msgpack
+
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess
 
 _HEADER = struct.Struct("<QQd6f")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import carla
 import pytest
+
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess
 from tickdrive.leaderboard.simulator.load_world_soak import MODES, soak
 

@@ -16,6 +16,7 @@ import carla
 import msgpack
 import psutil
 import pytest
+
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess, free_port_pair
 from tickdrive.planner.errors import ServerError
 

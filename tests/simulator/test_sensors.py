@@ -11,6 +11,7 @@ from typing import Any
 import carla
 import numpy as np
 import pytest
+
 from tickdrive.leaderboard.simulator.inertial import GeoReference, compass_rad
 
 Listen = Callable[..., "queue.Queue[Any]"]

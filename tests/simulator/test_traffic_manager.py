@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import carla
+import msgpack
 import pytest
+
 from tickdrive.leaderboard.simulator.launch import free_port_pair
+from tickdrive.leaderboard.simulator.traffic_watch import TrafficWatch
 
 
 @pytest.fixture
@@ -73,3 +78,37 @@ def test_traffic_stops_at_red(fresh_world: carla.World, traffic: carla.TrafficMa
     # an asynchronous Traffic Manager that meets a handle of a destroyed car ends the process
     fresh_world.tick()
     traffic.set_synchronous_mode(False)
+
+
+def test_a_lost_wake_up_is_mended() -> None:
+    """A client that ticked and whose Traffic Manager does not step is woken; one that computes is not."""
+    calls: list[tuple[object, ...]] = []
+
+    async def scenario() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            unpacker = msgpack.Unpacker(raw=False)
+            while data := await reader.read(4096):
+                unpacker.feed(data)
+                for _, number, method, args in unpacker:
+                    calls.append((method, *args))
+                    writer.write(msgpack.packb([1, number, None, None]))
+
+        manager = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = manager.sockets[0].getsockname()[1]
+        stuck, computing = Client(), Client()
+        watch = TrafficWatch({port: ("127.0.0.1", stuck), 1: ("127.0.0.1", computing)}, lambda: True)
+        for client in (stuck, computing):
+            for method in ("tick_cue", "get_vehicle_light_states", "apply_batch"):
+                watch.note(client, method)
+        watch.note(stuck, "tick_cue")
+        running = asyncio.ensure_future(watch.run())
+        await asyncio.sleep(3.0)
+        running.cancel()
+        manager.close()
+
+    asyncio.run(scenario())
+    assert calls == [("set_synchronous_mode", False), ("set_synchronous_mode", True)]
+
+
+class Client:
+    """Stands for a connection; only its identity counts."""

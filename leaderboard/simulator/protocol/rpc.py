@@ -117,10 +117,12 @@ class RpcConnection(asyncio.Protocol):
         methods: MethodTable,
         connections: set[RpcConnection],
         on_lost: Callable[[RpcConnection], None],
+        on_call: Callable[[object, str], None] = lambda client, method: None,
     ) -> None:
         self._methods = methods
         self._connections = connections
         self._on_lost = on_lost
+        self._on_call = on_call
         self._unpacker = msgpack.Unpacker(
             raw=False,
             strict_map_key=False,
@@ -216,6 +218,7 @@ class RpcConnection(asyncio.Protocol):
                 f"rpclib: server could not find function '{name[:80]}' with argument count {len(args)}.",
             )
             return
+        self._on_call(self, name)
         try:
             # the first argument of every call is LibCarla's Metadata
             result = method.call(self, args[1:])

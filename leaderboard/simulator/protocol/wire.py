@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tickdrive.leaderboard.simulator.geometry import Pose
 from tickdrive.leaderboard.simulator.interfaces import Box, VehicleCommand, Weather
 from tickdrive.planner.errors import ServerError
@@ -114,7 +116,7 @@ def weather(value: Any) -> Weather:
     return Weather(*(number(each, f"weather[{index}]") for index, each in enumerate(items)))
 
 
-def pack_vector(values: Sequence[float]) -> list[float]:
+def pack_vector(values: Sequence[float] | np.ndarray) -> list[float]:
     """Three floats as msgpack wants them."""
     return [float(values[0]), float(values[1]), float(values[2])]
 

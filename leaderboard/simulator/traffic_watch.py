@@ -1,0 +1,126 @@
+"""Frees clients whose Traffic Manager has lost a wake-up.
+
+In synchronous mode `TrafficManagerLocal::SynchronousTick`, on the client's main thread, sets a flag, wakes
+the worker thread and waits to be woken itself. Both flags are set and notified without the mutex of the
+condition variable they are waited on with, so a thread that is about to sleep, but does not sleep yet, can
+miss its notification; then both sleep for ever. On a busy machine that happens once in some ten thousand
+ticks, and ticks here are short, so it does happen (seen in a debugger: main thread in `SynchronousTick`,
+worker in `Run`, both in `condition_variable::wait`).
+
+Every Traffic Manager also serves RPC of its own, through which it can be woken from outside:
+
+* the worker missed its notification: the client has ticked and no step followed. `set_synchronous_mode`
+  off notifies the worker; on again restores the mode.
+* the main thread missed it: a step has ended and nothing follows. That looks like a client that computes,
+  so it is left alone for long. `synchronous_tick` makes the worker step once more, at the end of which
+  the main thread is notified again; to a client that only computes it costs one extra step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import weakref
+from collections.abc import Callable, Mapping
+
+import msgpack
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.25
+#: silence after a tick that no step followed
+_STEP_MISSING_S = 2.0
+#: silence after a step; doubled for a client whenever it turns out to have only computed
+_TICK_MISSING_S = 10.0
+_CALL_TIMEOUT_S = 5.0
+_TICKS = ("tick_cue", "set_episode_settings")
+_STEP = "apply_batch"
+
+
+class _Client:
+    def __init__(self) -> None:
+        self.last_method = ""
+        self.last_at = 0.0
+        self.stepped = False
+        self.patience_s = _TICK_MISSING_S
+        self.nudged_at: float | None = None
+
+
+class TrafficWatch:
+    """Watches the order of requests of clients that have a Traffic Manager.
+
+    Args:
+        managers: registered Traffic Managers: port to (host, client connection).
+        synchronous: whether the world is in synchronous mode.
+    """
+
+    def __init__(self, managers: Mapping[int, tuple[str, object]], synchronous: Callable[[], bool]) -> None:
+        self.freed = 0
+        self._managers = managers
+        self._synchronous = synchronous
+        self._clients: weakref.WeakKeyDictionary[object, _Client] = weakref.WeakKeyDictionary()
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def note(self, client: object, method: str) -> None:
+        """A client called a method."""
+        state = self._clients.get(client)
+        if state is None:
+            state = self._clients[client] = _Client()
+        now = time.monotonic()
+        if method == _STEP:
+            state.stepped = True
+        if state.nudged_at is not None and method in _TICKS:
+            if now - state.nudged_at > 1.0:
+                state.patience_s *= 2.0  # it was not the nudge that freed it: it had only computed
+            else:
+                self.freed += 1
+            state.nudged_at = None
+        state.last_method, state.last_at = method, now
+
+    async def run(self) -> None:
+        """Look at the clients now and then."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            if not self._synchronous():
+                continue
+            for port, (host, client) in list(self._managers.items()):
+                state = self._clients.get(client)
+                if state is not None and state.nudged_at is None:
+                    self._look(state, host, port)
+
+    def _look(self, state: _Client, host: str, port: int) -> None:
+        silent_s = time.monotonic() - state.last_at
+        if state.last_method in _TICKS and state.stepped and silent_s > _STEP_MISSING_S:
+            log.warning("the Traffic Manager at port %d missed a tick: waking it", port)
+            self._call(host, port, ("set_synchronous_mode", False), ("set_synchronous_mode", True))
+        elif state.last_method == _STEP and silent_s > state.patience_s:
+            log.info("a client is silent after a step of its Traffic Manager at port %d: waking it", port)
+            self._call(host, port, ("synchronous_tick",))
+        else:
+            return
+        state.nudged_at = time.monotonic()
+
+    def _call(self, host: str, port: int, *calls: tuple[object, ...]) -> None:
+        task = asyncio.ensure_future(_call_manager(host, port, calls))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+
+async def _call_manager(host: str, port: int, calls: tuple[tuple[object, ...], ...]) -> None:
+    """Call methods of a Traffic Manager's RPC server, which wants no metadata, one after the other."""
+    try:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _CALL_TIMEOUT_S)
+        try:
+            unpacker = msgpack.Unpacker()
+            for number, (method, *args) in enumerate(calls):
+                writer.write(msgpack.packb([0, number, method, args]))
+                while not any(True for _ in unpacker):
+                    data = await asyncio.wait_for(reader.read(4096), _CALL_TIMEOUT_S)
+                    if not data:
+                        return
+                    unpacker.feed(data)
+        finally:
+            writer.close()
+    except (OSError, asyncio.TimeoutError) as error:
+        log.warning("the Traffic Manager at %s:%d does not answer: %s", host, port, error)
