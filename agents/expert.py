@@ -36,7 +36,7 @@ class ExpertConfig:
     """
 
     cruise_fraction: float = 0.85
-    cruise_cap_mps: float = 9.0
+    cruise_cap_mps: float = 9.5
     lateral_acceleration_mps2: float = 2.2
     acceleration_mps2: float = 2.0
     braking_mps2: float = 2.5
