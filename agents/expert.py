@@ -229,7 +229,8 @@ class Expert:
         path_s: np.ndarray,
         path_yaw: np.ndarray,
     ) -> _Hold | None:
-        reach = ego.half_width_m + 0.25
+        # Two drivers that wait for each other at a junction must not wait for ever: squeeze past.
+        reach = ego.half_width_m + (0.25 if self._waited_s < 6.0 else 0.0)
         on_path = _touch(mover.corners(), path, path_s, reach)
         if on_path is not None:
             nearest, at = on_path

@@ -1,6 +1,6 @@
-"""The expert drives; every few ticks a sample is written: what the network sees, what the expert would do.
+"""The expert drives; every few ticks a sample is written: the inputs, and what the expert would do.
 
-The network's inputs come from the same `FrontEnd` that drives later (GNSS noise and all); the labels come from
+The inputs come from the same `FrontEnd` that drives later (GNSS noise and all); the labels come from
 the true state of the world. So that the planner learns to recover, routes start from perturbed poses and the
 controls are disturbed now and then for part of a second: the expert's plan is right from any pose, so every
 sample is usable. Light, weather and the camera's pose vary by seed.
@@ -102,10 +102,10 @@ class RecordingAgent(ExpertAgent):
         """Drive by the expert, write every `stride_ticks`-th tick."""
         if self._front is None:
             self._begin()
-        assert self._front is not None and self._expert is not None
+        assert self._front is not None
         seen = self._front.step(input_data, timestamp, self._applied.throttle, self._applied.brake, Tracer())
-        scene = read_scene(self._world, self._ego)
-        self.plan = self._expert.plan(scene)
+        scene = read_scene(self.world, self.ego)
+        self.plan = self.expert.plan(scene)
         semantic = self._semantic_image(seen.observation.frame)
         if self._tick % self._config.stride_ticks == 0 and seen.inputs is not None:
             self._write(seen, scene, self.plan, semantic)
@@ -125,17 +125,16 @@ class RecordingAgent(ExpertAgent):
         super().destroy()
 
     def _begin(self) -> None:
-        self._find_route()
         config = self._config
         self._front = FrontEnd(
             self._agent_config, self._global_plan, self._global_plan_world_coord, STATUS_WIDTH
         )
         if config.vary_weather:
-            self._world.set_weather(draw_weather(self._rng))
+            self.world.set_weather(draw_weather(self._rng))
         if config.start_offset_m > 0 or config.start_yaw_deg > 0:
-            self._ego.set_transform(self._perturbed_start())
+            self.ego.set_transform(self._perturbed_start())
         camera = self._agent_config.rig.cameras[0]
-        blueprint = self._world.get_blueprint_library().find("sensor.camera.semantic_segmentation")
+        blueprint = self.world.get_blueprint_library().find("sensor.camera.semantic_segmentation")
         for key, value in (
             ("image_size_x", camera.width),
             ("image_size_y", camera.height),
@@ -146,13 +145,13 @@ class RecordingAgent(ExpertAgent):
             carla.Location(camera.x, camera.y, camera.z),
             carla.Rotation(camera.pitch, camera.yaw, camera.roll),
         )
-        self._semantic_camera = self._world.spawn_actor(blueprint, mount, attach_to=self._ego)
+        self._semantic_camera = self.world.spawn_actor(blueprint, mount, attach_to=self.ego)
         self._semantic_camera.listen(self._semantic.put)
-        weather = self._world.get_weather()
+        weather = self.world.get_weather()
         self._writer = RecordingWriter(
             Path(config.out),
             RecordingMeta(
-                town=self._world.get_map().name.rsplit("/", 1)[-1],
+                town=self.world.get_map().name.rsplit("/", 1)[-1],
                 route_id=config.route,
                 seed=config.seed,
                 split=config.split,
@@ -177,7 +176,7 @@ class RecordingAgent(ExpertAgent):
 
     def _perturbed_start(self) -> carla.Transform:
         config = self._config
-        transform = self._ego.get_transform()
+        transform = self.ego.get_transform()
         right = transform.get_right_vector()
         offset = float(self._rng.uniform(-config.start_offset_m, config.start_offset_m))
         transform.location += carla.Location(right.x * offset, right.y * offset, 0.0)

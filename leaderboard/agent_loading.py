@@ -36,10 +36,16 @@ class AgentSpec:
     Attributes:
         agent: a built-in name ("diffusion", "expert") or the path of a Python file.
         config: handed to the agent's `setup`; for leaderboard agents the path of their configuration.
+        save_names: append ``+<route id>`` to it, as Bench2Drive does: every route has a log of its own.
     """
 
     agent: str
     config: str = ""
+    save_names: bool = False
+
+    def setup_argument(self, route_id: str) -> str:
+        """What the agent's `setup` is given for a route."""
+        return f"{self.config}+{route_id}" if self.save_names else self.config
 
 
 def load_agent_class(spec: AgentSpec) -> type:

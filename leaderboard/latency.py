@@ -114,18 +114,18 @@ def summarize(ticks: Sequence[Mapping[str, Any]], budget_ms: float = TICK_BUDGET
     )
 
 
-def latency_table(summary: LatencySummary, title: str = "Tick latency by stage") -> Table:
+def latency_table(summary: LatencySummary, title: str = "Tick latency by stage, ms") -> Table:
     """The summary as a table for the terminal."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("stage", no_wrap=True)
     for name in ("p50", "p90", "p95", "p99", "max"):
-        table.add_column(f"{name} ms", justify="right")
-    table.add_column("ticks", justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("ticks", justify="right", no_wrap=True)
     for stage in summary.stages:
         _row(table, stage, "  " * stage.depth + stage.name, bold=stage.name == "total")
     if summary.outside:
         table.add_section()
-        _row(table, summary.outside, "outside the agent (simulator, evaluator)")
+        _row(table, summary.outside, "outside the agent")
     share = 100.0 * summary.misses / summary.ticks
     missed = f"{summary.misses} of {summary.ticks} ticks ({share:.1f} %)"
     table.caption = f"{missed} missed the {summary.budget_ms:g} ms budget"
@@ -133,7 +133,7 @@ def latency_table(summary: LatencySummary, title: str = "Tick latency by stage")
 
 
 def _row(table: Table, stage: StageLatency, label: str, bold: bool = False) -> None:
-    values = [f"{v:.2f}" for v in (stage.p50_ms, stage.p90_ms, stage.p95_ms, stage.p99_ms, stage.max_ms)]
+    values = [f"{v:.1f}" for v in (stage.p50_ms, stage.p90_ms, stage.p95_ms, stage.p99_ms, stage.max_ms)]
     table.add_row(label, *values, str(stage.n), style="bold" if bold else None)
 
 

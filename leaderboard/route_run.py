@@ -200,7 +200,7 @@ class RouteRun:
                 if hasattr(self._agent, "plan_gap_m"):
                     self._agent.plan_gap_m = self._limits.plan_gap_m
                 self._agent.set_global_plan(gps_plan(points, reference), points)
-                self._agent.setup(self._spec.config)
+                self._agent.setup(self._spec.setup_argument(self._task.route_id))
                 sensors = list(self._agent.sensors())
             track = getattr(self._agent.track, "value", self._agent.track)
             validate_sensors(sensors, str(track), self._config.track)

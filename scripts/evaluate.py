@@ -67,7 +67,8 @@ def run(options: EvaluateOptions) -> None:
     if options.agent in BUILT_IN:
         config = load_agent_config(options.agent_config, agent_settings)
         config = replace(config, tick_log=TickLogConfig(enabled=True, dir=str(folder.resolve())))
-        spec = AgentSpec(options.agent, str(write_agent_config(config, folder)))
+        save_names = options.agent == "diffusion"
+        spec = AgentSpec(options.agent, str(write_agent_config(config, folder)), save_names)
     else:
         if agent_settings:
             raise ConfigError("--set changes the configuration of tickdrive's agents only.", "Leave it out.")

@@ -19,7 +19,7 @@ def run(log: Path, budget_ms: float, json_file: Path | None) -> None:
     for damage in loaded.damage:
         error_console.print(f"[yellow]{loaded.path}: {damage}[/]")
     summary = summarize(loaded.ticks, budget_ms)
-    console.print(latency_table(summary, title=f"Tick latency by stage, {loaded.path}"))
+    console.print(latency_table(summary, title=f"Tick latency by stage, ms, {loaded.path}"))
     rungs: dict[str, int] = {}
     for tick in loaded.ticks:
         rungs[str(tick.get("rung"))] = rungs.get(str(tick.get("rung")), 0) + 1

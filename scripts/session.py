@@ -15,11 +15,11 @@ from tickdrive.leaderboard.carla_session import parse_address
 
 @dataclass(frozen=True)
 class Server:
-    """Where the simulator is, and how to ask whether it lives."""
+    """Where the simulator is, and how to ask whether its process lives (None: not known)."""
 
     host: str
     port: int
-    is_alive: Callable[[], bool]
+    is_alive: Callable[[], bool] | None
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def server(
     """
     if carla is not None:
         host, port = parse_address(carla)
-        yield Server(host, port, lambda: True)
+        yield Server(host, port, None)
         return
     from tickdrive.leaderboard.simulator.launch import SimulatorProcess
 

@@ -80,8 +80,8 @@ async def serve(
         server.close()
     for task in (running, watching, waiting):
         task.cancel()
-    for task in done:
-        task.result()
+    for finished in done:
+        finished.result()
 
 
 async def _watch_parent(parent: int, stopped: asyncio.Event) -> None:

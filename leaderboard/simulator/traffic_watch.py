@@ -28,11 +28,11 @@ import msgpack
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 0.25
-#: silence after a tick that no step followed
-_STEP_MISSING_S = 2.0
-#: silence after a step; doubled for a client whenever it turns out to have only computed
-_TICK_MISSING_S = 10.0
+_POLL_S = 0.1
+#: silence after a tick that no step followed, in polls: a server that was busy drawing has not polled
+_STEP_MISSING_POLLS = 5
+#: silence after a step, in polls; doubled for a client whenever it turns out to have only computed
+_TICK_MISSING_POLLS = 100
 _CALL_TIMEOUT_S = 5.0
 _TICKS = ("tick_cue", "set_episode_settings")
 _STEP = "apply_batch"
@@ -41,9 +41,9 @@ _STEP = "apply_batch"
 class _Client:
     def __init__(self) -> None:
         self.last_method = ""
-        self.last_at = 0.0
+        self.silent_polls = 0
         self.stepped = False
-        self.patience_s = _TICK_MISSING_S
+        self.patience = _TICK_MISSING_POLLS
         self.nudged_at: float | None = None
 
 
@@ -72,11 +72,11 @@ class TrafficWatch:
             state.stepped = True
         if state.nudged_at is not None and method in _TICKS:
             if now - state.nudged_at > 1.0:
-                state.patience_s *= 2.0  # it was not the nudge that freed it: it had only computed
+                state.patience *= 2  # it was not the nudge that freed it: it had only computed
             else:
                 self.freed += 1
             state.nudged_at = None
-        state.last_method, state.last_at = method, now
+        state.last_method, state.silent_polls = method, 0
 
     async def run(self) -> None:
         """Look at the clients now and then."""
@@ -86,15 +86,20 @@ class TrafficWatch:
                 continue
             for port, (host, client) in list(self._managers.items()):
                 state = self._clients.get(client)
-                if state is not None and state.nudged_at is None:
-                    self._look(state, host, port)
+                if state is None or state.nudged_at is not None:
+                    continue
+                if getattr(client, "pending", 0):
+                    state.silent_polls = 0
+                    continue
+                state.silent_polls += 1
+                self._look(state, host, port)
 
     def _look(self, state: _Client, host: str, port: int) -> None:
-        silent_s = time.monotonic() - state.last_at
-        if state.last_method in _TICKS and state.stepped and silent_s > _STEP_MISSING_S:
+        silent = state.silent_polls
+        if state.last_method in _TICKS and state.stepped and silent >= _STEP_MISSING_POLLS:
             log.warning("the Traffic Manager at port %d missed a tick: waking it", port)
             self._call(host, port, ("set_synchronous_mode", False), ("set_synchronous_mode", True))
-        elif state.last_method == _STEP and silent_s > state.patience_s:
+        elif state.last_method == _STEP and silent >= state.patience:
             log.info("a client is silent after a step of its Traffic Manager at port %d: waking it", port)
             self._call(host, port, ("synchronous_tick",))
         else:

@@ -138,6 +138,8 @@ class RpcConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.peer = "?"
+        #: requests that have no reply yet
+        self.pending = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin serving, unless there are too many clients already."""
@@ -219,10 +221,12 @@ class RpcConnection(asyncio.Protocol):
             )
             return
         self._on_call(self, name)
+        self.pending += 1
         try:
             # the first argument of every call is LibCarla's Metadata
             result = method.call(self, args[1:])
         except Exception as error:
+            self.pending -= 1
             self._reply(call_id, method.failure(self._explain(method, error)))
             return
         if inspect.isawaitable(result):
@@ -230,6 +234,7 @@ class RpcConnection(asyncio.Protocol):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
+            self.pending -= 1
             self._reply(call_id, method.wrap(result))
 
     async def _reply_later(self, method: Method, call_id: int | None, result: Awaitable[Any]) -> None:
@@ -237,6 +242,7 @@ class RpcConnection(asyncio.Protocol):
             response = method.wrap(await result)
         except Exception as error:
             response = method.failure(self._explain(method, error))
+        self.pending -= 1
         self._reply(call_id, response)
 
     def _explain(self, method: Method, error: Exception) -> str:
