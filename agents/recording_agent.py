@@ -218,7 +218,7 @@ class RecordingAgent(ExpertAgent):
                 lead_distance_m=plan.lead_distance_m,
                 lead_speed_mps=plan.lead_speed_mps,
                 target_speed_mps=plan.target_speed_mps,
-                ego_pose=(*(float(v) for v in scene.ego.position), scene.ego.yaw_deg),
+                ego_pose=(float(scene.ego.position[0]), float(scene.ego.position[1]), scene.ego.yaw_deg),
                 speed_mps=scene.ego.speed_mps,
                 perturbed=self._disturbed_ticks > 0,
             )

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tickdrive.leaderboard.simulator.commands import CommandService
 from tickdrive.leaderboard.simulator.episode import Town, TownLibrary
@@ -75,10 +76,11 @@ async def serve(
     running = asyncio.ensure_future(simulation.run())
     watching = asyncio.ensure_future(watch.run())
     waiting = asyncio.ensure_future(stopped.wait())
-    done, _ = await asyncio.wait((running, watching, waiting), return_when=asyncio.FIRST_COMPLETED)
+    tasks: tuple[asyncio.Future[Any], ...] = (running, watching, waiting)
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for server in (rpc, streams):
         server.close()
-    for task in (running, watching, waiting):
+    for task in tasks:
         task.cancel()
     for finished in done:
         finished.result()

@@ -56,10 +56,25 @@ TREE_DETAIL_M = 55.0
 class Network(Protocol):
     """What a scene needs of a road network (see `towns.network.RoadNetwork`)."""
 
-    name: str
-    xodr: str
-    map: Any
-    furniture: RoadFurniture
+    @property
+    def name(self) -> str:
+        """Map name."""
+        ...
+
+    @property
+    def xodr(self) -> str:
+        """OpenDRIVE text."""
+        ...
+
+    @property
+    def map(self) -> Any:
+        """The `carla.Map` of it."""
+        ...
+
+    @property
+    def furniture(self) -> RoadFurniture:
+        """Lights, signs and crosswalks."""
+        ...
 
 
 @dataclass(frozen=True)
