@@ -290,7 +290,8 @@ class SignalBuilder:
         instance: int,
     ) -> None:
         """Writing of 3x5 pixels a letter; `size` is half a letter's width."""
-        right = np.array([-facing[1], facing[0], 0.0])  # to the reader's right
+        # the reader looks along -facing; in CARLA's left-handed frame their right is then (facing y, -facing x)
+        right = np.array([facing[1], -facing[0], 0.0])
         pixel = 2.0 * size / 3.0
         quads = []
         start = -(len(text) * 4 - 1) / 2.0
@@ -299,7 +300,7 @@ class SignalBuilder:
                 for column, mark in enumerate(line):
                     if mark == "#":
                         u, v = (start + 4 * n + column) * pixel, (1.5 - row) * pixel
-                        corners = ((u, v), (u + pixel, v), (u + pixel, v + pixel), (u, v + pixel))
+                        corners = ((u, v), (u, v + pixel), (u + pixel, v + pixel), (u + pixel, v))
                         quads.append([centre + a * right + np.array([0.0, 0.0, b]) for a, b in corners])
         self._builder.add_quads(np.array(quads), self._table.add(material), instance)
 
@@ -330,9 +331,8 @@ class SignalBuilder:
         ring = np.array(outline.minimum_rotated_rectangle.exterior.coords)[:4]
         a, b = ring[1] - ring[0], ring[2] - ring[1]
         if np.linalg.norm(a) < np.linalg.norm(b):
-            a, b, corner = b, a, ring[1]
-        else:
-            corner = ring[0]
+            a, b = b, a
+        corner = ring[0]
         length = float(np.linalg.norm(a))
         along = a / length
         centre = Polygon(polygon).centroid
