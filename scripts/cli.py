@@ -223,6 +223,39 @@ def bench_log(
     show_rows("Tick log", run_log_benchmark(ticks), json_file)
 
 
+@bench.command("planner")
+def bench_planner(
+    presets: Annotated[str, typer.Option(help="By comma: compact, light, medium, seed.")] = "compact",
+    engines: Annotated[
+        str, typer.Option(help="By comma: reference, cached, hoisted.")
+    ] = "reference,cached,hoisted",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    dtypes: Annotated[str, typer.Option(help="By comma: auto, fp32, bf16, fp16.")] = "auto",
+    batches: Annotated[str, typer.Option(help="Batch sizes, by comma.")] = "1",
+    steps: Annotated[str, typer.Option(help="DDIM steps, by comma.")] = "10",
+    seconds: Annotated[float, typer.Option(help="Measuring time of each row.", min=0.1)] = 2.0,
+    json_file: JsonOption = None,
+) -> None:
+    """The planner's forms side by side: latency, and error against the study's own form."""
+    from tickdrive.scripts import bench as command
+
+    command.planner(presets, engines, device, dtypes, batches, steps, seconds, json_file)
+
+
+@bench.command("sim")
+def bench_sim(
+    ticks: Annotated[int, typer.Option(help="Ticks to measure.", min=10)] = 300,
+    town: Annotated[str, typer.Option(help="A shipped town.")] = "TickTown01",
+    vehicles: Annotated[int, typer.Option(help="Cars under the Traffic Manager.", min=0)] = 30,
+    walkers: Annotated[int, typer.Option(help="Walkers.", min=0)] = 10,
+    json_file: JsonOption = None,
+) -> None:
+    """The simulator with a leaderboard's sensors and traffic, through the real client."""
+    from tickdrive.scripts import bench as command
+
+    command.simulator(ticks, town, vehicles, walkers, json_file)
+
+
 def main() -> None:
     """Entry point: a mendable error is one message and exit status 1, never a traceback."""
     logging.basicConfig(
