@@ -205,12 +205,12 @@ SCRIPT = textwrap.dedent("""
     from tickdrive.leaderboard.evaluator import Evaluator
     from tickdrive.leaderboard.evaluation_config import EvaluationConfig, TrafficConfig
     traffic = TrafficConfig(vehicles={vehicles}, walkers=0, lead_vehicle=False)
-    run = Evaluator(EvaluationConfig(traffic=traffic), "127.0.0.1", {port})
-    run.run(module.short_routes(3, 25.0), module.agent(speed={speed}), {out!r}, resume={resume})
+    run = Evaluator(EvaluationConfig(traffic=traffic, server_timeout_s=15.0), "127.0.0.1", {port})
+    run.run(module.short_routes({routes}, 25.0), module.agent(speed={speed}), {out!r}, resume={resume})
 """)
 
 
-def start_evaluation(port, out, resume=False, speed=3.0, vehicles=0) -> subprocess.Popen:
+def start_evaluation(port, out, resume=False, speed=3.0, vehicles=0, routes=3) -> subprocess.Popen:
     script = SCRIPT.format(
         folder=str(Path(__file__).parent),
         file=__file__,
@@ -219,6 +219,7 @@ def start_evaluation(port, out, resume=False, speed=3.0, vehicles=0) -> subproce
         resume=resume,
         speed=speed,
         vehicles=vehicles,
+        routes=routes,
     )
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
 
@@ -237,39 +238,38 @@ def wait_for(condition, process, seconds=60.0):
 
 def test_an_evaluation_killed_in_the_middle_is_resumed(simulator, tmp_path):
     path = tmp_path / "results.json"
-    process = start_evaluation(simulator.port, tmp_path)
-    wait_for(lambda: len(records_in(path)) == 1, process)
-    time.sleep(1.0)  # into the second route
-    process.send_signal(signal.SIGKILL)
+    process = start_evaluation(simulator.port, tmp_path, routes=8)
+    wait_for(lambda: len(records_in(path)) >= 1, process)
+    process.send_signal(signal.SIGKILL)  # into a route: there are more to come
     process.wait()
     before = records_in(path)
-    assert read_results(path)["_checkpoint"]["progress"] == [len(before), 3]
-    assert start_evaluation(simulator.port, tmp_path, resume=True).wait(timeout=90) == 0
+    assert 1 <= len(before) < 8
+    assert read_results(path)["_checkpoint"]["progress"] == [len(before), 8]
+    assert start_evaluation(simulator.port, tmp_path, resume=True, routes=8).wait(timeout=120) == 0
     after = records_in(path)
     assert after[: len(before)] == before, "what was done is neither lost nor driven again"
-    assert [r["route_id"] for r in after] == [f"RouteScenario_{i}_rep0" for i in range(3)]
+    assert [r["route_id"] for r in after] == [f"RouteScenario_{i}_rep0" for i in range(8)]
     assert read_results(path)["entry_status"] == "Finished"
 
 
 def test_ctrl_c_leaves_valid_results(simulator, tmp_path):
     path = tmp_path / "results.json"
-    process = start_evaluation(simulator.port, tmp_path)
-    wait_for(lambda: len(records_in(path)) == 1, process)
-    time.sleep(0.7)
+    process = start_evaluation(simulator.port, tmp_path, routes=40)
+    wait_for(lambda: len(records_in(path)) >= 1, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
     data = read_results(path)
-    assert 1 <= len(data["_checkpoint"]["records"]) < 3 and data["entry_status"] == "Started"
+    assert 1 <= len(data["_checkpoint"]["records"]) < 40 and data["entry_status"] == "Started"
 
 
 def test_a_dying_simulator_leaves_a_record_and_a_clean_end(tmp_path):
     path = tmp_path / "results.json"
     with SimulatorProcess.start(town=TOWN, log_path=tmp_path / "simulator.log") as server:
-        process = start_evaluation(server.port, tmp_path, vehicles=8)
+        process = start_evaluation(server.port, tmp_path, vehicles=8, speed=0.8)
         wait_for(lambda: len(records_in(path)) == 1, process)
-        time.sleep(1.0)
+        time.sleep(2.0)  # past the loading of the second route, which takes several seconds at this speed
         os.kill(server.pid, signal.SIGKILL)
-        assert process.wait(timeout=40) in (0, EXIT_SIMULATOR_LOST)
+        assert process.wait(timeout=90) in (0, EXIT_SIMULATOR_LOST)
     data = read_results(path)
     assert data["entry_status"] == "Crashed"
     assert data["_checkpoint"]["records"][-1]["status"] == "Failed - Simulation crashed"

@@ -1,0 +1,94 @@
+"""`tickdrive drive` as a user runs it: its own process, the embedded simulator, the shipped checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+
+from tickdrive.agents.config import load_agent_config
+from tickdrive.agents.tick_log import read_log
+
+FEW = [
+    "evaluation.traffic.vehicles=2",
+    "evaluation.traffic.walkers=1",
+    "evaluation.traffic.crossing_walkers=0",
+]
+
+
+def tickdrive(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tickdrive.scripts.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def run(short_route: Path, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("drive")
+    settings = [item for value in FEW for item in ("--set", value)]
+    options = ["--route", str(short_route), "--out", "run", "--json", "figures.json", "--seed", "2"]
+    done = tickdrive("drive", *options, *settings, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_the_route_is_driven_and_shown(run):
+    folder, shown = run
+    assert "Results of RouteScenario_short_rep0" in shown and "Tick latency by stage" in shown
+    record = json.loads((folder / "run/results.json").read_text())["_checkpoint"]["records"][0]
+    assert record["scores"]["score_route"] > 90.0
+    for name in ("results.json", "ticks.jsonl", "drive.mp4", "config.yaml"):
+        assert f"run/{name}" in shown
+
+
+def test_every_tick_is_logged_and_its_spans_add_up(run):
+    folder, _ = run
+    log = read_log(folder / "run")
+    assert log.damage == () and len(log.ticks) > 60
+    assert log.header["engine"] and log.header["config_hash"]
+    names = {span["name"] for span in log.ticks[-1]["spans"]}
+    stages = (
+        "decode localization route preprocess vl reasoning planner encode hoist denoise postprocess control"
+    )
+    assert names >= set(stages.split())
+    for tick in log.ticks:
+        top = sum(span["ms"] for span in tick["spans"] if span["parent"] is None)
+        assert top + tick["other_ms"] == pytest.approx(tick["total_ms"], abs=0.01)
+        assert tick["rung"] == "planned" and tick["steps"] == 10
+        assert len(tick["plan"]) == 6 and sum(tick["reasoning"].values()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_film_has_a_frame_a_tick(run):
+    folder, _ = run
+    with av.open(str(folder / "run/drive.mp4")) as film:
+        frames = sum(1 for _ in film.decode(video=0))
+    assert frames == len(read_log(folder / "run").ticks)
+
+
+def test_the_machine_form_and_the_configuration_read_back(run):
+    folder, _ = run
+    figures = json.loads((folder / "figures.json").read_text())
+    assert (
+        figures["schema"] == 1 and figures["latency"]["stages"]["total"]["n"] == figures["latency"]["ticks"]
+    )
+    assert load_agent_config(folder / "run/config.yaml").planner.steps == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--route", "none.xml"], "none.xml"),
+        (["--set", "planner.stepz=3"], "Did you mean 'steps'"),
+        (["--set", "evaluation.trafic.vehicles=3"], "Did you mean 'traffic'"),
+        (["--xodr", "none.xodr"], "none.xodr"),
+        (["--town", "TickTown1"], "TickTown01"),
+        (["--set", "planner.checkpoint=compakt"], "compact"),
+    ],
+)
+def test_a_wrong_option_is_one_message_that_says_what_was_meant(tmp_path, arguments, message):
+    done = tickdrive("drive", *arguments, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
