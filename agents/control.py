@@ -28,9 +28,6 @@ class Control:
     brake: float
 
 
-EMERGENCY_STOP = Control(throttle=0.0, steer=0.0, brake=1.0)
-
-
 class TrajectoryFollower:
     """Follows the latest plan; holds a little state (steer, integrator, standing still).
 

@@ -53,7 +53,7 @@ class ExpertPlan:
     """What the expert would do.
 
     Attributes:
-        waypoints_in_ego: (T, 2) of the actor's origin, metres, x forward, y right.
+        waypoints_in_ego: (T, 2) of the centre of the ego's bounding box, metres, x forward, y right.
         decision: what binds it.
         light: colour of the next light within 40 m on the route: none, green, yellow, red.
         lead_distance_m: bumper to the vehicle ahead on the route within 40 m, or None.
@@ -83,6 +83,7 @@ class _Hold:
 
 _WHEELBASE_M = 2.86
 _LOOK_AHEAD_M = 60.0
+_START_M = 100.0
 _ROLL_S = 0.1
 _EMERGENCY_MPS2 = 8.0
 
@@ -112,11 +113,6 @@ class Expert:
         self._served: dict[tuple[int, float], float] = {}
         self._waited_s = 0.0
         self._last_sim_s: float | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the ego has come within 2 m of the route's end."""
-        return self.s[-1] - self.progress_s < 2.0
 
     def plan(self, scene: ExpertScene) -> ExpertPlan:
         """Plan from the present state; call once a tick (it keeps count of stops at stop signs)."""
@@ -151,9 +147,11 @@ class Expert:
         )
 
     def _advance(self, position: np.ndarray) -> None:
-        """Move `progress_s` to the nearest point of the route: anywhere at first, then near the last."""
+        """Move `progress_s` to the route's nearest point: near its start at first, then near the last."""
         if self._last_sim_s is None:
-            self.progress_s = float(self.s[int(np.argmin(np.hypot(*(self.xy - position).T)))])
+            # only the route's first part: a closed loop ends where it starts
+            near = self.xy[self.s < _START_M]
+            self.progress_s = float(self.s[int(np.argmin(np.hypot(*(near - position).T)))])
         self.progress_s = max(self.progress_s - 1.0, self._project(position, self.progress_s))
 
     def _project(self, position: np.ndarray, near_s: float) -> float:
@@ -368,7 +366,6 @@ def _touch(
     distance = np.hypot(points[:, None, 0] - path[None, :, 0], points[:, None, 1] - path[None, :, 1])
     nearest = distance.argmin(axis=1)
     touching = distance[np.arange(len(points)), nearest] < reach
-    # Beyond the window's ends a point projects onto the end itself: that is ahead or behind, not beside.
     if not touching.any():
         return None
     at = int(nearest[touching].min())

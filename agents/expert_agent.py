@@ -48,7 +48,7 @@ class ExpertAgent(PrivilegedAgent):
     def control_for(self, plan: ExpertPlan, scene: ExpertScene) -> carla.VehicleControl:
         """The control that follows a plan from the present state."""
         speed = float(scene.ego.velocity @ _forward(scene.ego.yaw_deg))
-        control = self._follower.step(plan.waypoints_in_ego, 0.5, speed, TICK_S)
+        control = self._follower.step(plan.waypoints_in_ego, self.expert.config.dt_s, speed, TICK_S)
         return carla.VehicleControl(
             throttle=control.throttle, steer=control.steer, brake=control.brake, manual_gear_shift=False
         )

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 import carla
 import numpy as np
 
-LIGHT_NAMES = ("none", "green", "yellow", "red")
-"""Colour of the light that governs the route next, as recordings name it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Mover:

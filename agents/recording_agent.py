@@ -23,14 +23,12 @@ from tickdrive.agents.expert_scene import ExpertScene, read_scene
 from tickdrive.agents.front_end import FrontEnd, FrontEndOutput
 from tickdrive.agents.preprocess import BevConfig
 from tickdrive.agents.sensors import SensorRig
-from tickdrive.agents.status import STATUS_LAYOUT
+from tickdrive.agents.status import STATUS_LAYOUT, STATUS_WIDTHS
 from tickdrive.agents.types import Decision
 from tickdrive.planner.config import config_hash, load_config
 from tickdrive.planner.errors import ConfigError, SensorError
 from tickdrive.planner.recording import RecordedSample, RecordingMeta, RecordingWriter, shrink_semantic
 from tickdrive.planner.tracing import Tracer
-
-STATUS_WIDTH = 22
 
 
 def get_entry_point() -> str:
@@ -127,7 +125,7 @@ class RecordingAgent(ExpertAgent):
     def _begin(self) -> None:
         config = self._config
         self._front = FrontEnd(
-            self._agent_config, self._global_plan, self._global_plan_world_coord, STATUS_WIDTH
+            self._agent_config, self._global_plan, self._global_plan_world_coord, STATUS_WIDTHS[-1]
         )
         if config.vary_weather:
             self.world.set_weather(draw_weather(self._rng))

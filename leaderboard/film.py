@@ -95,6 +95,7 @@ class Film:
         self._scale = scale
         self._history: deque[float] = deque(maxlen=200)
         self._stream: av.VideoStream | None = None
+        self._closed = False
         try:
             self._container = av.open(
                 str(self.path), "w", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
@@ -113,27 +114,50 @@ class Film:
         self.close()
 
     def add(self, frame: FilmFrame) -> None:
-        """Append one frame."""
+        """Append one frame.
+
+        Raises:
+            DataError: it cannot be written (a full disk); the film ends before it.
+        """
         picture = self.draw(frame)
-        if self._stream is None:
-            height, width = picture.shape[:2]
-            self._stream = self._container.add_stream("libx264", rate=self._fps)
-            self._stream.width, self._stream.height = width, height
-            self._stream.pix_fmt = "yuv420p"
-            self._stream.time_base = Fraction(1, self._fps)
-            # Fast settings: the film must not slow the drive down much, and a keyframe a second bounds what a
-            # kill can lose.
-            self._stream.options = {"preset": "veryfast", "crf": "24", "g": str(self._fps), "threads": "1"}
-        for packet in self._stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")):
-            self._container.mux(packet)
+        try:
+            if self._stream is None:
+                self._open_stream(*picture.shape[:2])
+            assert self._stream is not None
+            for packet in self._stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")):
+                self._container.mux(packet)
+        except (OSError, av.FFmpegError) as error:
+            raise DataError(
+                f"Film {self.path} cannot be written: {error}.", "Make room, or use --no-video."
+            ) from error
 
     def close(self) -> None:
-        """Flush and close; may be called twice."""
-        if self._stream is not None:
-            for packet in self._stream.encode():
-                self._container.mux(packet)
-            self._stream = None
+        """Flush and close; may be called twice.
+
+        Raises:
+            DataError: the end of the film cannot be written.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._stream is not None:
+                for packet in self._stream.encode():
+                    self._container.mux(packet)
             self._container.close()
+        except (OSError, av.FFmpegError) as error:
+            raise DataError(
+                f"Film {self.path} cannot be written: {error}.", "Make room, or use --no-video."
+            ) from error
+
+    def _open_stream(self, height: int, width: int) -> None:
+        self._stream = self._container.add_stream("libx264", rate=self._fps)
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = Fraction(1, self._fps)
+        # Fast settings: the film must not slow the drive down, and a keyframe a second bounds what a kill
+        # can lose.
+        self._stream.options = {"preset": "veryfast", "crf": "24", "g": str(self._fps), "threads": "1"}
 
     def draw(self, frame: FilmFrame) -> np.ndarray:
         """The picture of one frame, (H, W, 3) uint8 BGR with even sides."""

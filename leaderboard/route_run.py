@@ -41,7 +41,6 @@ from tickdrive.planner.errors import RouteError, ServerError
 
 _LOGGER = logging.getLogger(__name__)
 _EGO_LIFT_M = 0.5  # route_scenario.py, `_spawn_ego_vehicle`
-_SPECTATOR_HEIGHT_M = 70.0
 _RATE_WINDOW = 20
 
 

@@ -85,6 +85,12 @@ class Failure(Enum):
     TICKS = "TickRuntime"
 
 
+AGENT_FAILURES = tuple(
+    f"Failed - {failure.value}"
+    for failure in (Failure.AGENT_CRASHED, Failure.AGENT_SETUP, Failure.AGENT_SENSORS)
+)
+"""Statuses of routes that ended because the agent itself failed, not its driving."""
+
 _FAILURE_OF_EVENT: Mapping[EventKind, Failure] = {
     EventKind.ROUTE_TIMEOUT: Failure.TIMEOUT,
     EventKind.ROUTE_DEVIATION: Failure.DEVIATED,

@@ -74,10 +74,6 @@ class Tracer:
         self._active = True
         self._origin_ns = self._clock()
 
-    def elapsed_ms(self) -> float:
-        """Milliseconds since `begin`."""
-        return (self._clock() - self._origin_ns) / 1e6
-
     def span(self, name: str, device: str | None = None) -> _OpenSpan:
         """Time a block: ``with tracer.span("decode"): ...``.
 

@@ -27,6 +27,9 @@ bench = typer.Typer(help="Measure speed and memory: benchmarks, never tests.", n
 app.add_typer(bench, name="bench")
 
 
+_SIM_PACKAGES = ("av", "embreex", "msgpack", "numba", "psutil", "shapely")
+
+
 class AgentName(str, Enum):
     """Agents that ship."""
 
@@ -266,13 +269,25 @@ def main() -> None:
     try:
         app()
     except TickdriveError as error:
-        error_console.print(f"[bold red]error:[/] {error.what}", soft_wrap=True)
-        if error.mend:
-            error_console.print(f"       {error.mend}", soft_wrap=True)
+        _show_error(error.what, error.mend)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name not in _SIM_PACKAGES:
+            raise
+        _show_error(
+            f"{error.name} is not installed.", "The simulator needs it: pip install 'tickdrive[sim]'."
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         error_console.print("stopped")
         sys.exit(130)
+
+
+def _show_error(what: str, mend: str) -> None:
+    error_console.print("error: ", style="bold red", end="")
+    error_console.print(what, markup=False, soft_wrap=True)
+    if mend:
+        error_console.print(f"       {mend}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

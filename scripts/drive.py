@@ -19,6 +19,7 @@ from tickdrive.leaderboard.latency import LatencySummary, latency_table, summari
 from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.result_table import results_table
 from tickdrive.leaderboard.routes import Route, read_routes
+from tickdrive.leaderboard.scoring import AGENT_FAILURES
 from tickdrive.planner.config import load_config, to_yaml
 from tickdrive.planner.errors import ConfigError, RouteError
 from tickdrive.scripts.output import console, error_console, write_json
@@ -112,17 +113,20 @@ def show_outcome(outcome: EvaluationOutcome, folder: Path, json_file: Path | Non
         console.print(latency_table(summary))
     for name in ("results.json", LOG_NAME, "drive.mp4", "config.yaml"):
         if (folder / name).exists():
-            console.print(f"  {folder / name}")
+            console.print(f"  {folder / name}", markup=False, soft_wrap=True)
     write_json(
         json_file,
         {
             "schema": 1,
-            "records": [dataclasses.asdict(record) for record in outcome.records],
+            "results": [dataclasses.asdict(record) for record in outcome.records],
             "latency": None if summary is None else summary.to_json(),
         },
     )
     if outcome.crashed:
         error_console.print("[bold red]the simulator died[/]; see simulator.log in the run's folder")
+        sys.exit(1)
+    if any(record.status in AGENT_FAILURES for record in outcome.records):
+        error_console.print("[bold red]the agent failed[/]; its message stands above")
         sys.exit(1)
     if outcome.interrupted:
         error_console.print("stopped; what was driven is in the run's folder")
@@ -189,15 +193,12 @@ def _read(text: str | None) -> tuple[Route, ...]:
 def _drawn_route(simulator: Server, town: str, options: DriveOptions, opendrive: dict[str, str]) -> Route:
     import carla
 
+    from tickdrive.leaderboard.carla_session import CarlaSession
     from tickdrive.leaderboard.draw_route import draw_route
 
     if town in opendrive:
-        carla_map = carla.Map(town, opendrive[town])
-    else:
-        client = carla.Client(simulator.host, simulator.port)
-        client.set_timeout(60.0)
-        world = client.get_world()
-        if not world.get_map().name.endswith(town):
-            world = client.load_world(town)
-        carla_map = world.get_map()
-    return draw_route(town, carla_map, options.seed)
+        return draw_route(town, carla.Map(town, opendrive[town]), options.seed)
+    with CarlaSession(simulator.host, simulator.port, is_alive=simulator.is_alive) as session:
+        session.check_towns([town])
+        session.load(town, options.seed)
+        return draw_route(town, session.map, options.seed)

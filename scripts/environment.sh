@@ -24,7 +24,7 @@ prepare_environment() {
     return
   fi
   python=$(find_python)
-  if [[ ! -x .venv/bin/python ]]; then
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     echo "making .venv with $("$python" --version)"
     "$python" -m venv .venv
   fi
@@ -35,9 +35,9 @@ prepare_environment() {
   local torch
   torch=$(grep '^torch==' scripts/constraints.txt)
   if ! command -v nvidia-smi >/dev/null 2>&1 && ! .venv/bin/python -c 'import torch' 2>/dev/null; then
-    "${pip[@]}" --quiet install "$torch+cpu" --constraint scripts/constraints.txt 2>/dev/null ||
-      "${pip[@]}" --quiet --retries 1 --timeout 15 install "$torch+cpu" --constraint scripts/constraints.txt \
-        --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null ||
+    "${pip[@]}" install "$torch+cpu" --constraint scripts/constraints.txt 2>/dev/null | show_progress ||
+      "${pip[@]}" --retries 1 --timeout 15 install "$torch+cpu" --constraint scripts/constraints.txt \
+        --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null | show_progress ||
       echo "  no CPU build of torch could be had; taking the registry's (a large download)"
   fi
   "${pip[@]}" install --constraint scripts/constraints.txt --editable ".[$extras]" | show_progress

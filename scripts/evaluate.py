@@ -80,7 +80,7 @@ def run(options: EvaluateOptions) -> None:
         observers: list[Observer] = [LiveLine(console, evaluation.budget_ms)]
         outcome = evaluator.run(routes, spec, folder, observers, resume=options.resume)
     console.print(evaluation_table(outcome))
-    console.print(f"  {outcome.path}")
+    console.print(f"  {outcome.path}", markup=False, soft_wrap=True)
     write_json(
         options.json_file,
         {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.markup import escape
+
 from tickdrive.agents.tick_log import read_log
 from tickdrive.leaderboard.latency import latency_table, summarize
 from tickdrive.scripts.output import console, error_console, write_json
@@ -17,9 +19,9 @@ def run(log: Path, budget_ms: float, json_file: Path | None) -> None:
     """
     loaded = read_log(log)
     for damage in loaded.damage:
-        error_console.print(f"[yellow]{loaded.path}: {damage}[/]")
+        error_console.print(f"{loaded.path}: {damage}", style="yellow", markup=False)
     summary = summarize(loaded.ticks, budget_ms)
-    console.print(latency_table(summary, title=f"Tick latency by stage, ms, {loaded.path}"))
+    console.print(latency_table(summary, title=f"Tick latency by stage, ms, {escape(str(loaded.path))}"))
     rungs: dict[str, int] = {}
     for tick in loaded.ticks:
         rungs[str(tick.get("rung"))] = rungs.get(str(tick.get("rung")), 0) + 1

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tickdrive.leaderboard.routes import Route, read_routes
-from tickdrive.planner.errors import ConfigError, TickdriveError
+from tickdrive.leaderboard.scoring import AGENT_FAILURES
+from tickdrive.planner.errors import ConfigError, ServerError, TickdriveError
 from tickdrive.scripts.output import console, error_console
 
 
@@ -62,14 +64,20 @@ def run(options: RecordOptions) -> None:
     context = multiprocessing.get_context("spawn")
     with (
         Progress(*columns, console=console) as progress,
-        ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=8) as pool,
+        ProcessPoolExecutor(options.jobs, mp_context=context) as pool,
     ):
         bar = progress.add_task("drives", total=len(todo))
         for future in as_completed([pool.submit(_record, drive) for drive in todo]):
-            message = future.result()
+            try:
+                message = future.result()
+            except BrokenProcessPool as error:
+                raise ServerError(
+                    "A recording process ended, probably with its simulator.",
+                    "Run the command again: it resumes.",
+                ) from error
             if message:
                 failures.append(message)
-                progress.console.print(f"[yellow]{message}[/]")
+                progress.console.print(message, style="yellow", markup=False)
             progress.advance(bar)
     if failures and len(failures) == len(todo):
         raise TickdriveError("No drive could be recorded.", "See the messages above.")
@@ -113,7 +121,7 @@ def _record(drive: _Drive) -> str:
     cv2.setNumThreads(1)
     try:
         return _drive(drive)
-    except TickdriveError as error:
+    except (TickdriveError, OSError, RuntimeError) as error:
         return f"{drive.folder.name}: {error}"
 
 
@@ -154,10 +162,10 @@ def _drive(drive: _Drive) -> str:
         outcome = evaluator.run(routes, AgentSpec(str(agent), str(config_path)), results)
     if outcome.interrupted:
         raise KeyboardInterrupt
-    if not outcome.records:
+    if outcome.crashed or not outcome.records:
         return f"{drive.folder.name}: the simulator died, see {results / 'simulator.log'}"
     record = outcome.records[0]
-    if record.status.startswith("Failed - Agent crashed"):
+    if not (drive.folder / "samples.jsonl").exists() or record.status in AGENT_FAILURES:
         return f"{drive.folder.name}: {record.status}"
     (drive.folder / "done").write_text(f"{record.status} {record.scores['score_composed']:.1f}\n")
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from pathlib import Path
@@ -11,12 +12,15 @@ import cv2
 import numpy as np
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.text import Text
 
 from tickdrive.leaderboard.film import Film, FilmCamera, FilmFrame
 from tickdrive.leaderboard.observer import Observer, RouteStart, TickView
 from tickdrive.leaderboard.results import RouteRecord
+from tickdrive.planner.errors import DataError
 
+_LOGGER = logging.getLogger(__name__)
 _REFRESH_S = 0.25
 
 
@@ -37,7 +41,7 @@ class LiveLine(Observer):
 
     def on_message(self, text: str) -> None:
         """Print it above the line."""
-        self._console.print(f"  {text}", style="dim")
+        self._console.print(f"  {text}", style="dim", markup=False)
 
     def on_route_start(self, start: RouteStart) -> None:
         """Name the route."""
@@ -45,7 +49,7 @@ class LiveLine(Observer):
         self._latencies.clear()
         self._shown_at = 0.0
         self._console.print(
-            f"[bold]route {start.route.id}[/] in {start.route.town}: {start.length_m:.0f} m "
+            f"[bold]route {escape(start.route.id)}[/] in {escape(start.route.town)}: {start.length_m:.0f} m "
             f"({start.number} of {start.total})"
         )
         if self._console.is_terminal:
@@ -100,7 +104,6 @@ class FilmMaker(Observer):
         self._film: Film | None = None
         self._sensor: Any = None
         self._image: np.ndarray | None = None
-        self.frames = 0
 
     def on_route_start(self, start: RouteStart) -> None:
         """Open the film."""
@@ -113,9 +116,13 @@ class FilmMaker(Observer):
         if self._film is None:
             return
         frame = self._from_stack(tick) if self._sensor is None else self._from_camera(tick)
-        if frame is not None:
+        if frame is None:
+            return
+        try:
             self._film.add(frame)
-            self.frames += 1
+        except DataError as error:  # a full disk must not end the drive
+            _LOGGER.warning("no more film: %s", error)
+            self._film = None
 
     def on_route_end(self, route_id: str, record: RouteRecord | None) -> None:
         """Close the film."""
@@ -124,7 +131,10 @@ class FilmMaker(Observer):
             self._sensor.destroy()
             self._sensor = None
         if self._film is not None:
-            self._film.close()
+            try:
+                self._film.close()
+            except DataError as error:
+                _LOGGER.warning("%s", error)
             self._film = None
 
     def _from_stack(self, tick: TickView) -> FilmFrame | None:

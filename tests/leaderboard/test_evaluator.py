@@ -205,7 +205,7 @@ SCRIPT = textwrap.dedent("""
     from tickdrive.leaderboard.evaluator import Evaluator
     from tickdrive.leaderboard.evaluation_config import EvaluationConfig, TrafficConfig
     traffic = TrafficConfig(vehicles={vehicles}, walkers=0, lead_vehicle=False)
-    run = Evaluator(EvaluationConfig(traffic=traffic, server_timeout_s=15.0), "127.0.0.1", {port})
+    run = Evaluator(EvaluationConfig(traffic=traffic), "127.0.0.1", {port})
     run.run(module.short_routes({routes}, 25.0), module.agent(speed={speed}), {out!r}, resume={resume})
 """)
 
@@ -269,7 +269,7 @@ def test_a_dying_simulator_leaves_a_record_and_a_clean_end(tmp_path):
         wait_for(lambda: len(records_in(path)) == 1, process)
         time.sleep(2.0)  # past the loading of the second route, which takes several seconds at this speed
         os.kill(server.pid, signal.SIGKILL)
-        assert process.wait(timeout=90) in (0, EXIT_SIMULATOR_LOST)
+        assert process.wait(timeout=60) in (0, EXIT_SIMULATOR_LOST)
     data = read_results(path)
     assert data["entry_status"] == "Crashed"
     assert data["_checkpoint"]["records"][-1]["status"] == "Failed - Simulation crashed"

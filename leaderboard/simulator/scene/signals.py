@@ -290,7 +290,7 @@ class SignalBuilder:
         instance: int,
     ) -> None:
         """Writing of 3x5 pixels a letter; `size` is half a letter's width."""
-        # the reader looks along -facing; in CARLA's left-handed frame their right is then (facing y, -facing x)
+        # the reader looks along -facing; in CARLA's left-handed frame this is their right
         right = np.array([facing[1], -facing[0], 0.0])
         pixel = 2.0 * size / 3.0
         quads = []
