@@ -20,7 +20,7 @@ _CLIENT_THREADS = 8
 # shutting down then never returns; so it is left alone for a moment before
 _REST_S = 0.1
 _FOREVER_S = 86400.0
-_STUCK_S = 4.0
+_STUCK_S = 10.0
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -185,7 +185,8 @@ class CarlaSession:
         ticking = self._ticking
         if ticking is None or self.dead or time.monotonic() - ticking[0] < _STUCK_S:
             return False
-        return bool(self.world.get_snapshot().frame > ticking[1])
+        # On a dead server waking it would wait for an answer, and hold up the thread that saves the results.
+        return self._is_alive() and bool(self.world.get_snapshot().frame > ticking[1])
 
     def _wake_traffic_manager(self) -> None:
         if self._traffic_manager is not None:

@@ -22,7 +22,7 @@ _POLL_S = 0.2
 _PROBE_EVERY_S = 1.0
 _REFUSALS = 3
 _GRACE_S = 3.0
-_STUCK_S = 4.0
+_STUCK_S = 10.0
 _LOGGER = logging.getLogger(__name__)
 
 

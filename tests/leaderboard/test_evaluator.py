@@ -206,7 +206,8 @@ SCRIPT = textwrap.dedent("""
     from tickdrive.leaderboard.evaluation_config import EvaluationConfig, TrafficConfig
     traffic = TrafficConfig(vehicles={vehicles}, walkers=0, lead_vehicle=False)
     run = Evaluator(EvaluationConfig(traffic=traffic), "127.0.0.1", {port})
-    run.run(module.short_routes({routes}, 25.0), module.agent(speed={speed}), {out!r}, resume={resume})
+    agent = module.agent(speed={speed}, tell={out!r} + "/tick")
+    run.run(module.short_routes({routes}, 25.0), agent, {out!r}, resume={resume})
 """)
 
 
@@ -265,9 +266,9 @@ def test_ctrl_c_leaves_valid_results(simulator, tmp_path):
 def test_a_dying_simulator_leaves_a_record_and_a_clean_end(tmp_path):
     path = tmp_path / "results.json"
     with SimulatorProcess.start(town=TOWN, log_path=tmp_path / "simulator.log") as server:
-        process = start_evaluation(server.port, tmp_path, vehicles=8, speed=0.8)
-        wait_for(lambda: len(records_in(path)) == 1, process)
-        time.sleep(2.0)  # past the loading of the second route, which takes several seconds at this speed
+        process = start_evaluation(server.port, tmp_path, vehicles=8, speed=1.5)
+        tick = tmp_path / "tick"
+        wait_for(lambda: len(records_in(path)) == 1 and 20 < int(tick.read_text() or 0) < 60, process)
         os.kill(server.pid, signal.SIGKILL)
         assert process.wait(timeout=60) in (0, EXIT_SIMULATOR_LOST)
     data = read_results(path)

@@ -1,11 +1,13 @@
 """A minimal agent for tests: it steers for the dense route and keeps its speed.
 
-`setup` reads a JSON string with: speed [m/s], crash_at, exit_at, sleep_at [tick], fail_setup, sensors, obey.
+`setup` reads a JSON string with: speed [m/s], crash_at, exit_at, sleep_at [tick], fail_setup, sensors, obey,
+tell [file that holds the number of the tick under way].
 """
 
 import json
 import math
 import time
+from pathlib import Path
 
 import carla
 
@@ -32,6 +34,8 @@ class PursuitAgent(PrivilegedAgent):
     def run_step(self, input_data, timestamp):
         self.ticks += 1
         self.data = input_data
+        if "tell" in self.options:
+            Path(self.options["tell"]).write_text(str(self.ticks))
         if self.ticks == self.options.get("crash_at"):
             raise ValueError("run_step fails on purpose")
         if self.ticks == self.options.get("exit_at"):
