@@ -87,6 +87,10 @@ class TickLog:
             ) from error
         self._torn = False
         self._write({"type": "header", "schema": SCHEMA, **header})
+        if self.lost_ticks:
+            raise DataError(
+                f"The header of tick log {self.path} cannot be written.", "Make room on the disk."
+            )
 
     def append(self, record: TickRecord) -> None:
         """Write one tick."""
@@ -127,7 +131,10 @@ class TickLog:
             self._fd = -1
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        text = json.dumps(line, separators=(",", ":"), default=_plain)
+        try:
+            text = json.dumps(line, separators=(",", ":"), default=_plain, allow_nan=False)
+        except ValueError:  # JSON has no NaN
+            text = json.dumps(_finite(line), separators=(",", ":"))
         # After a torn write the next line begins with a newline, so that one damaged line stays one.
         data = (("\n" if self._torn else "") + text + "\n").encode()
         try:
@@ -213,6 +220,17 @@ def _parse(text: bytes) -> Mapping[str, Any] | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) else None
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _finite(value.tolist())
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

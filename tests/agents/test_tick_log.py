@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -170,3 +171,15 @@ def test_every_line_is_json_with_the_documented_keys(tmp_path):
     assert header["type"] == "header"
     stated = "type frame sim_s total_ms spans other_ms outside_ms steps granularity rung reasoning ego plan"
     assert list(tick) == [*stated.split(), "control"]
+
+
+def test_what_is_not_finite_is_written_as_null(tmp_path):
+    path = tmp_path / "ticks.jsonl"
+    log = TickLog(path, {})
+    odd = record(1)
+    log.append(dataclasses.replace(odd, plan=np.array([[1.0, np.nan]]), ego={"speed_mps": np.float32("inf")}))
+    log.close()
+    text = path.read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    (tick,) = read_log(path).ticks
+    assert tick["plan"] == [[1.0, None]] and tick["ego"] == {"speed_mps": None} and tick["frame"] == 1
