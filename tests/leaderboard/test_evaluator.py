@@ -197,7 +197,9 @@ def test_a_standing_agent_is_blocked(simulator, tmp_path):
 
 
 SCRIPT = textwrap.dedent("""
-    import sys, json
+    import signal, sys, json
+    # a shell that runs the tests in the background leaves this signal ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path.insert(0, {folder!r})
     import importlib.util
     spec = importlib.util.spec_from_file_location("test_evaluator", {file!r})
