@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from tickdrive.leaderboard.criteria.base import Event, EventKind
 from tickdrive.leaderboard.scoring import Failure, Scores
 from tickdrive.leaderboard.tick_timing import TimingHistogram
 from tickdrive.planner.errors import DataError
+from tickdrive.planner.files import write_atomically
 
 INFRACTION_KEYS = tuple(kind.value for kind in EventKind)
 ENTRY_STATUSES = ("Started", "Finished", "Rejected", "Crashed", "Invalid")
@@ -256,20 +256,9 @@ class Results:
 
 
 def write_json_atomically(path: Path, data: Any) -> None:
-    """Write beside, flush to the disk, rename over, and flush the folder."""
+    """Write the file whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=4, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    write_atomically(path, json.dumps(data, indent=4, allow_nan=False).encode())
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

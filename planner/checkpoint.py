@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from tickdrive.planner.errors import CheckpointError
+from tickdrive.planner.files import write_atomically
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -62,26 +61,6 @@ def write_checkpoint(
     }
     write_atomically(folder / WEIGHTS_FILE, payload)
     write_atomically(folder / CONFIG_FILE, (json.dumps(document, indent=2) + "\n").encode())
-
-
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Write a file so that no reader, and no crash, ever meets a part of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def read_document(folder: str | Path, format_name: str, version: int) -> dict[str, Any]:

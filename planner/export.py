@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from tickdrive.planner.checkpoint import write_atomically
 from tickdrive.planner.errors import CheckpointError
+from tickdrive.planner.files import write_atomically
 from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.supervision import PerceptionModule

@@ -24,8 +24,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tickdrive.planner.checkpoint import write_atomically
 from tickdrive.planner.errors import DataError, did_you_mean
+from tickdrive.planner.files import write_atomically
 
 SCHEMA = 1
 SPLITS = ("train", "val_route", "val_town")

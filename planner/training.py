@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from tickdrive.planner.augment import augment_image, augment_lidar, augment_status
-from tickdrive.planner.checkpoint import write_atomically
 from tickdrive.planner.config import to_yaml
 from tickdrive.planner.dataset import SampleTensors, TrainingData
 from tickdrive.planner.errors import ConfigError, DataError, PlannerError
+from tickdrive.planner.files import write_atomically
 from tickdrive.planner.losses import auxiliary_losses, total_loss
 from tickdrive.planner.metrics import evaluate
 from tickdrive.planner.policy import DiffusionPolicy, TrainingBatch

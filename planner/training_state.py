@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from tickdrive.planner.checkpoint import write_atomically
 from tickdrive.planner.errors import CheckpointError
+from tickdrive.planner.files import write_atomically
 from tickdrive.planner.training_config import MAY_DIFFER_ON_RESUME
 
 STATE_FILE = "state.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tickdrive.planner.errors import DataError
+from tickdrive.planner.files import write_atomically
 
 console = Console(highlight=False)
 error_console = Console(stderr=True, highlight=False)
@@ -25,15 +25,9 @@ def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
     """
     if path is None:
         return
-    temporary = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, default=str)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
     except OSError as error:
         raise DataError(
             f"--json {path} cannot be written: {error.strerror}.",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tickdrive.planner import checkpoint
+from tickdrive.planner import files
 from tickdrive.planner.engine import example_inputs
 from tickdrive.planner.errors import CheckpointError
 from tickdrive.planner.network_config import PolicyConfig
@@ -156,7 +156,7 @@ def test_a_crash_while_writing_leaves_the_old_file_whole(saved, monkeypatch):
     def crash(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", crash)
+    monkeypatch.setattr(files.os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
         randomize(policy, seed=8).save_pretrained(folder)
     assert (folder / "model.safetensors").read_bytes() == before
