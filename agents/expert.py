@@ -35,8 +35,8 @@ class ExpertConfig:
         horizon, dt_s: waypoints of the plan and the time between them.
     """
 
-    cruise_fraction: float = 0.85
-    cruise_cap_mps: float = 9.5
+    cruise_fraction: float = 0.9
+    cruise_cap_mps: float = 11.0
     lateral_acceleration_mps2: float = 2.2
     acceleration_mps2: float = 2.0
     braking_mps2: float = 2.5

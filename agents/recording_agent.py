@@ -3,7 +3,8 @@
 The inputs come from the same `FrontEnd` that drives later (GNSS noise and all); the labels come from
 the true state of the world. So that the planner learns to recover, routes start from perturbed poses and the
 controls are disturbed now and then for part of a second: the expert's plan is right from any pose, so every
-sample is usable. Light, weather and the camera's pose vary by seed.
+sample is usable. A checkpoint may take the wheel for part of the time (`agents/student.py`). Light, weather
+and the camera's pose vary by seed.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from tickdrive.agents.front_end import FrontEnd, FrontEndOutput
 from tickdrive.agents.preprocess import BevConfig
 from tickdrive.agents.sensors import SensorRig
 from tickdrive.agents.status import STATUS_LAYOUT, STATUS_WIDTHS
+from tickdrive.agents.student import Student, Turns, TurnsConfig, student_config
 from tickdrive.agents.types import Decision
 from tickdrive.planner.config import config_hash, load_config
 from tickdrive.planner.errors import ConfigError, SensorError
 from tickdrive.planner.recording import RecordedSample, RecordingMeta, RecordingWriter, shrink_semantic
 from tickdrive.planner.tracing import Tracer
+
+SHAKEN_S = 2.0
+"""Time after a collision in which nothing is recorded: no plan is the right one there."""
 
 
 def get_entry_point() -> str:
@@ -50,6 +55,9 @@ class RecordingConfig:
         start_offset_m, start_yaw_deg: largest offset of the start pose.
         camera_jitter_m, camera_jitter_deg: largest offset of the planning camera's pose.
         vary_weather: draw weather and sun by seed; otherwise the route's.
+        student: checkpoint (folder or shipped name) that drives for part of the time; empty: none does.
+        student_share: share of the time in which it does.
+        student_steps: its denoising steps.
     """
 
     out: str = ""
@@ -63,6 +71,9 @@ class RecordingConfig:
     camera_jitter_m: float = 0.04
     camera_jitter_deg: float = 0.8
     vary_weather: bool = True
+    student: str = ""
+    student_share: float = 0.7
+    student_steps: int = 10
 
     def __post_init__(self) -> None:
         if self.stride_ticks < 1:
@@ -89,6 +100,15 @@ class RecordingAgent(ExpertAgent):
         self._semantic: queue.Queue[carla.Image] = queue.Queue()
         self._disturbance = carla.VehicleControl()
         self._disturbed_ticks = 0
+        self._student: Student | None = None
+        if self._config.student:
+            driver = student_config(AgentConfig(), self._config.student, self._config.student_steps)
+            self._student = Student(driver, STATUS_WIDTHS[-1])
+        share = self._config.student_share if self._student else 0.0
+        self._turns = Turns(TurnsConfig(student_share=share), self._rng)
+        self._collision_sensor: carla.Sensor | None = None
+        self._collisions: queue.Queue[int] = queue.Queue()
+        self._shaken_ticks = 0
         self._tick = 0
         self._applied = carla.VehicleControl()
 
@@ -105,18 +125,21 @@ class RecordingAgent(ExpertAgent):
         scene = read_scene(self.world, self.ego)
         self.plan = self.expert.plan(scene)
         semantic = self._semantic_image(seen.observation.frame)
-        if self._tick % self._config.stride_ticks == 0 and seen.inputs is not None:
+        self._note_collisions()
+        due = self._tick % self._config.stride_ticks == 0 and self._shaken_ticks == 0
+        if due and seen.inputs is not None:
             self._write(seen, scene, self.plan, semantic)
         self._tick += 1
-        self._applied = self._disturb(self.control_for(self.plan, scene))
+        self._applied = self._drive(seen, scene, self.plan)
         return self._applied
 
     def destroy(self) -> None:
         """Close the recording."""
-        if self._semantic_camera is not None:
-            self._semantic_camera.stop()
-            self._semantic_camera.destroy()
-            self._semantic_camera = None
+        for sensor in (self._semantic_camera, self._collision_sensor):
+            if sensor is not None:
+                sensor.stop()
+                sensor.destroy()
+        self._semantic_camera = self._collision_sensor = None
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -145,6 +168,12 @@ class RecordingAgent(ExpertAgent):
         )
         self._semantic_camera = self.world.spawn_actor(blueprint, mount, attach_to=self.ego)
         self._semantic_camera.listen(self._semantic.put)
+        self._collision_sensor = self.world.spawn_actor(
+            self.world.get_blueprint_library().find("sensor.other.collision"),
+            carla.Transform(),
+            attach_to=self.ego,
+        )
+        self._collision_sensor.listen(lambda event: self._collisions.put(event.frame))
         weather = self.world.get_weather()
         self._writer = RecordingWriter(
             Path(config.out),
@@ -219,8 +248,35 @@ class RecordingAgent(ExpertAgent):
                 ego_pose=(float(scene.ego.position[0]), float(scene.ego.position[1]), scene.ego.yaw_deg),
                 speed_mps=scene.ego.speed_mps,
                 perturbed=self._disturbed_ticks > 0,
+                extra={"driver": "student" if self._turns.student else "expert"},
             )
         )
+
+    def _drive(self, seen: FrontEndOutput, scene: ExpertScene, plan: ExpertPlan) -> carla.VehicleControl:
+        """By the student where it is its turn, else by the expert, whose controls are disturbed."""
+        had_wheel = self._turns.student
+        speed = scene.ego.speed_mps
+        if self._turns.step(TICK_S, plan.lateral_error_m, speed, plan.target_speed_mps):
+            assert self._student is not None
+            if not had_wheel:
+                self._student.take_over()
+            control = self._student.control(seen, TICK_S)
+            if control is not None:
+                return carla.VehicleControl(
+                    throttle=control.throttle,
+                    steer=control.steer,
+                    brake=control.brake,
+                    manual_gear_shift=False,
+                )
+        return self._disturb(self.control_for(plan, scene))
+
+    def _note_collisions(self) -> None:
+        """While the ego is shaken by a collision nothing is written, and the student does not drive."""
+        self._shaken_ticks = max(0, self._shaken_ticks - 1)
+        while not self._collisions.empty():
+            self._collisions.get()
+            self._shaken_ticks = round(SHAKEN_S / TICK_S)
+            self._turns.rescue()
 
     def _disturb(self, control: carla.VehicleControl) -> carla.VehicleControl:
         """Now and then, for 0.2 to 0.7 s, another steering angle or pedal than the expert's."""

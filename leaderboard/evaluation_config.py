@@ -19,6 +19,7 @@ class TrafficConfig:
         vehicles: how many drive about under the Traffic Manager, the one ahead included.
         walkers: how many walk, those at crosswalks included.
         crossing_walkers: how many of them wait at crosswalks of the route and cross before the ego.
+        walkers_per_crosswalk: how many of these may wait at one crosswalk: 1, or 2, one on each side.
         lead_vehicle: whether a vehicle starts ahead of the ego and drives its route.
         lead_gap_m: its distance at the start.
         lead_slower_percent: how much it stays below the speed limit.
@@ -31,6 +32,7 @@ class TrafficConfig:
     vehicles: int = 24
     walkers: int = 10
     crossing_walkers: int = 3
+    walkers_per_crosswalk: int = 1
     lead_vehicle: bool = True
     lead_gap_m: float = 22.0
     lead_slower_percent: float = 30.0
@@ -48,6 +50,10 @@ class TrafficConfig:
                 raise ConfigError(
                     f"traffic.{name} is {getattr(self, name)}.", "Give a percentage in [-100, 100)."
                 )
+        if self.walkers_per_crosswalk not in (1, 2):
+            raise ConfigError(
+                f"traffic.walkers_per_crosswalk is {self.walkers_per_crosswalk}.", "Give 1 or 2."
+            )
         for name in ("radius_m", "lead_gap_m", "following_gap_m", "crossing_speed_mps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"traffic.{name} is {getattr(self, name)}.", "Give a number above 0.")

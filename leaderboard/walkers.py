@@ -103,7 +103,9 @@ class WalkerTraffic:
         for crossing in crossings[:wanted]:
             ends = [crossing.first, crossing.second]
             self._random.shuffle(ends)
-            self._add(blueprints, ends, 0, crossing.z_m, self._config.crossing_speed_mps, crossing)
+            for start in (ends, ends[::-1])[: self._config.walkers_per_crosswalk]:
+                if len(self._walkers) < wanted:
+                    self._add(blueprints, start, 0, crossing.z_m, self._config.crossing_speed_mps, crossing)
         for path, z_m in itertools.islice(self._strolls(), 8 * self._config.walkers):
             if len(self._walkers) >= self._config.walkers:
                 break

@@ -36,6 +36,7 @@ class TrainingConfig:
 
     Attributes:
         preset: planner preset.
+        init: checkpoint folder whose weights the training starts from; empty: new weights.
         epochs: passes over the training samples.
         batch_size: samples a step.
         draws: noisy trajectories a sample and step; the planner is cheap beside the perception.
@@ -60,6 +61,7 @@ class TrainingConfig:
     """
 
     preset: str = "compact"
+    init: str = ""
     epochs: int = 40
     batch_size: int = 256
     draws: int = 6

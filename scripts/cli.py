@@ -161,6 +161,12 @@ def record(
         int, typer.Option(help="Every so many-th route is kept out of training; 0: none.")
     ] = 8,
     perturb: Annotated[float, typer.Option(help="Share of the time in which controls are disturbed.")] = 0.08,
+    student: Annotated[
+        str,
+        typer.Option(help="Checkpoint that drives part of the time, the expert labelling (DAgger)."),
+    ] = "",
+    student_share: Annotated[float, typer.Option(help="Share of the time in which it drives.")] = 0.7,
+    student_steps: Annotated[int, typer.Option(help="Its denoising steps.", min=1)] = 10,
 ) -> None:
     """Record the expert: what the agent's sensors see, and what the expert would do. Resumes."""
     from tickdrive.scripts import record as command
@@ -174,6 +180,9 @@ def record(
             val_towns=tuple(filter(None, val_towns.split(","))),
             val_every=val_every,
             perturb=perturb,
+            student=student,
+            student_share=student_share,
+            student_steps=student_steps,
         )
     )
 

@@ -27,7 +27,7 @@ from tickdrive.leaderboard.simulator.towns.plan import TownPlan, wrap
 from tickdrive.planner.errors import RouteError
 from tickdrive.scripts.make_towns import PLANS
 
-TRAINING_ROUTES = 48
+TRAINING_ROUTES = 96
 TRAINING_LENGTH_M = (200.0, 460.0)
 _SEED = 20
 _CANDIDATES = 600

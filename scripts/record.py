@@ -33,6 +33,9 @@ class RecordOptions:
     stride_ticks: int = 5
     vehicles: int = 24
     walkers: int = 16
+    student: str = ""
+    student_share: float = 0.7
+    student_steps: int = 10
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,9 @@ def _drive(drive: _Drive) -> str:
         "seed": drive.seed,
         "perturb": options.perturb,
         "stride_ticks": options.stride_ticks,
+        "student": options.student,
+        "student_share": options.student_share,
+        "student_steps": options.student_steps,
     }
     results = drive.folder.with_name(drive.folder.name + ".evaluation")
     results.mkdir(parents=True, exist_ok=True)
@@ -151,6 +157,7 @@ def _drive(drive: _Drive) -> str:
         vehicles=options.vehicles,
         walkers=options.walkers,
         crossing_walkers=options.walkers // 2,
+        walkers_per_crosswalk=2,
         lead_vehicle=drive.seed % 2 == 0,
     )
     evaluation = EvaluationConfig(seed=drive.seed, blocked_s=90.0, traffic=traffic)

@@ -15,12 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tickdrive.agents.perception.compact_network import CompactConfig, CompactPerception
 from tickdrive.planner.dataset import TrainingData, load_training_data
 from tickdrive.planner.errors import CheckpointError, ConfigError
-from tickdrive.planner.export import export_checkpoint
-from tickdrive.planner.network_config import preset
+from tickdrive.planner.export import PERCEPTION_FOLDER, export_checkpoint
+from tickdrive.planner.network_config import PolicyConfig, preset
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.recording import find_recordings
 from tickdrive.planner.training import Trainer
-from tickdrive.planner.training_config import load_training_config
+from tickdrive.planner.training_config import TrainingConfig, load_training_config
 from tickdrive.planner.training_state import read_progress
 
 
@@ -65,7 +65,7 @@ def train_command(
     torch.manual_seed(settings.seed)
     policy_config = preset(settings.preset)
     perception_config = compact_config_for(data, policy_config.vl_width)
-    policy, perception = DiffusionPolicy(policy_config), CompactPerception(perception_config)
+    policy, perception = _modules(settings, policy_config, perception_config)
     if (
         policy_config.vl_width != policy_config.reasoning_width
         or policy_config.observation_width != perception_config.width
@@ -135,6 +135,22 @@ def compact_config_for(data: TrainingData, width: int) -> CompactConfig:
         status_width=train.ego_status.shape[2],
         n_decisions=len(data.decisions),
     )
+
+
+def _modules(
+    settings: TrainingConfig, policy_config: PolicyConfig, perception_config: CompactConfig
+) -> tuple[DiffusionPolicy, CompactPerception]:
+    """New ones, or those of `init` where they are of the same sizes."""
+    if not settings.init:
+        return DiffusionPolicy(policy_config), CompactPerception(perception_config)
+    policy = DiffusionPolicy.from_pretrained(settings.init)
+    perception, _ = CompactPerception.from_pretrained(Path(settings.init) / PERCEPTION_FOLDER)
+    if policy.config != policy_config or perception.config != perception_config:
+        raise CheckpointError(
+            f"{settings.init} is of other sizes than preset {settings.preset!r} and the recordings ask for.",
+            "Start from a checkpoint that was trained on such recordings, or from none.",
+        )
+    return policy, perception
 
 
 def _progress(console: Console) -> Progress:

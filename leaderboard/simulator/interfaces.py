@@ -7,6 +7,7 @@ All poses are in the world frame (see `geometry`), metres and degrees, unless a 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -60,6 +61,25 @@ class LightColour(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class LightTimes:
+    """How long a phase of a junction lasts; the defaults are CARLA 0.9.16's.
+
+    Attributes:
+        green_s, yellow_s: of the phase.
+        red_s: all red, from the end of its yellow until the group's next phase begins.
+    """
+
+    green_s: float = 10.0
+    yellow_s: float = 3.0
+    red_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        for seconds in (self.green_s, self.yellow_s, self.red_s):
+            if not (math.isfinite(seconds) and seconds >= 0.0):
+                raise ValueError(f"a light cannot last {seconds} s")
+
+
+@dataclass(frozen=True, slots=True)
 class Box:
     """An oriented box: `pose` is its centre, `extent` its half sizes along its own x, y, z."""
 
@@ -88,6 +108,7 @@ class TrafficLightSpec:
         trigger: box over the lanes just before the stop line, in which a vehicle is governed by the light.
         stop_poses: lane-centre poses at the stop line, one for each governed lane, heading along the lane.
         lanes: (road id, section index, lane id) of the governed lanes at the stop line.
+        times: of its phase, until a client sets others.
     """
 
     sign_id: str
@@ -97,6 +118,7 @@ class TrafficLightSpec:
     trigger: Box
     stop_poses: tuple[Pose, ...]
     lanes: tuple[tuple[int, int, int], ...]
+    times: LightTimes = LightTimes()
 
 
 @dataclass(frozen=True, slots=True)

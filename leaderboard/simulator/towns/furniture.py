@@ -11,13 +11,13 @@ import logging
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import carla
 import numpy as np
 
 from tickdrive.leaderboard.simulator.geometry import Pose, wrap_deg
-from tickdrive.leaderboard.simulator.interfaces import Box, SignSpec, TrafficLightSpec
+from tickdrive.leaderboard.simulator.interfaces import Box, LightTimes, SignSpec, TrafficLightSpec
 from tickdrive.leaderboard.simulator.towns.lights import trigger_box
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ LIGHT_TYPE = "1000001"
 STOP_TYPE = "206"
 YIELD_TYPE = "205"
 SPEED_TYPE = "274"
+
+TIMES_CODE = "tickdrive:green yellow red [s]"
+"""`code` of a controller's `<userData>` that states the times of its phase, for example `value="6 3 1"`."""
 
 #: a client brakes hard from 15 km/h for a red light it has just come under: this is long enough for that
 LIGHT_TRIGGER_M = 5.0
@@ -66,6 +69,7 @@ def read_lights(
     by_id = _landmarks_by_id(carla_map, LIGHT_TYPE)
     lines = {sign_id: _stop_lines(carla_map, sign_id, marks, crosswalks) for sign_id, marks in by_id.items()}
     cycles = _cycles(root, lines)
+    times = _times(root)
     lights = []
     for sign_id, marks in by_id.items():
         stops = tuple(line.pose for line in lines[sign_id])
@@ -77,7 +81,8 @@ def read_lights(
             trigger = Box(pose, (0.01, 0.01, 0.01))
         group, phase = cycles[sign_id]
         lanes = tuple(line.lane for line in lines[sign_id])
-        lights.append(TrafficLightSpec(sign_id, group, phase, pose, trigger, stops, lanes))
+        spec = TrafficLightSpec(sign_id, group, phase, pose, trigger, stops, lanes)
+        lights.append(replace(spec, times=times[sign_id]) if sign_id in times else spec)
     return tuple(lights)
 
 
@@ -282,6 +287,25 @@ def _cycles(root: ET.Element, lines: dict[str, list[_Line]]) -> dict[str, tuple[
         if key not in phases.setdefault(group, []):
             phases[group].append(key)
     return {sign_id: (group, phases[group].index(key)) for sign_id, (group, key) in key_of.items()}
+
+
+def _times(root: ET.Element) -> dict[str, LightTimes]:
+    """Times by signal id, where a controller states them."""
+    times: dict[str, LightTimes] = {}
+    for controller in root.findall("controller"):
+        for data in controller.findall("userData"):
+            if data.get("code") != TIMES_CODE:
+                continue
+            text = data.get("value", "")
+            try:
+                green_s, yellow_s, red_s = (float(part) for part in text.split())
+                stated = LightTimes(green_s, yellow_s, red_s)
+            except ValueError:
+                log.warning("controller %s states times %r: give three seconds", controller.get("id"), text)
+                continue
+            for control in controller.findall("control"):
+                times.setdefault(control.get("signalId", ""), stated)
+    return times
 
 
 def _group_by_place(sign_id: str, found: Sequence[_Line]) -> str:

@@ -1,10 +1,10 @@
 """Traffic lights that cycle by junction, as on a CARLA server.
 
 A group (junction) serves its phases (controllers) one after another: green, yellow, then all red, then the
-next phase. Default times are CARLA 0.9.16's (`Traffic/TrafficLightController.h`: 10, 3 and 2 s); as there,
-times belong to the controller, so setting a light's time sets it for the heads of its phase, and freezing a
-light freezes its group. Unlike there, the phase a group starts in comes from the seed, so that runs with
-different seeds meet different colours.
+next phase. Times are the town's own where its OpenDRIVE file states them, else CARLA 0.9.16's
+(`Traffic/TrafficLightController.h`: 10, 3 and 2 s); as there, they belong to the controller, so setting a
+light's time sets it for the heads of its phase, and freezing a light freezes its group. Unlike there, the
+phase a group starts in comes from the seed, so that runs with different seeds meet different colours.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tickdrive.leaderboard.simulator.geometry import Pose, rotation_matrix, wrap_deg
-from tickdrive.leaderboard.simulator.interfaces import Box, LightColour, TrafficLightSpec
-
-GREEN_S = 10.0
-YELLOW_S = 3.0
-RED_S = 2.0
+from tickdrive.leaderboard.simulator.interfaces import Box, LightColour, LightTimes, TrafficLightSpec
 
 _CELL_M = 16.0
 #: a vehicle crossing a trigger sideways (on the road that crosses) is not governed by it
@@ -33,14 +29,8 @@ _REACH_M = 6.0
 class _Phase:
     """A controller: the heads that are green together, and for how long they show what."""
 
+    seconds: dict[LightColour, float]
     sign_ids: list[str] = field(default_factory=list)
-    seconds: dict[LightColour, float] = field(
-        default_factory=lambda: {
-            LightColour.GREEN: GREEN_S,
-            LightColour.YELLOW: YELLOW_S,
-            LightColour.RED: RED_S,
-        }
-    )
 
 
 @dataclass(slots=True)
@@ -75,13 +65,11 @@ class TrafficLightSystem:
         self._seed = seed
         self._lights: dict[str, _Light] = {}
         self._groups: dict[str, _Group] = {}
-        numbers: dict[str, list[int]] = {}
+        numbers: dict[str, dict[int, LightTimes]] = {}
         for spec in lights:
-            numbers.setdefault(spec.group, [])
-            if spec.phase not in numbers[spec.group]:
-                numbers[spec.group].append(spec.phase)
+            numbers.setdefault(spec.group, {}).setdefault(spec.phase, spec.times)
         for name, found in numbers.items():
-            self._groups[name] = _Group([_Phase() for _ in found])
+            self._groups[name] = _Group([_phase(found[number]) for number in sorted(found)])
         for spec in lights:
             phase = sorted(numbers[spec.group]).index(spec.phase)
             self._groups[spec.group].phases[phase].sign_ids.append(spec.sign_id)
@@ -298,6 +286,16 @@ def trigger_box(stop_poses: Sequence[Pose], half_widths_m: Sequence[float], leng
     z = float(places[:, 2].mean())
     centre = Pose(float(middle[0]), float(middle[1]), z + 1.0, yaw=wrap_deg(yaw))
     return Box(centre, (0.5 * (high - low), 0.5 * (front - back), 1.0))
+
+
+def _phase(times: LightTimes) -> _Phase:
+    return _Phase(
+        {
+            LightColour.GREEN: times.green_s,
+            LightColour.YELLOW: times.yellow_s,
+            LightColour.RED: times.red_s,
+        }
+    )
 
 
 def _duration(seconds: float) -> float:

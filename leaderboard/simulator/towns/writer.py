@@ -17,9 +17,12 @@ from tickdrive.leaderboard.simulator.towns.build import (
     Signal,
     Way,
 )
+from tickdrive.leaderboard.simulator.towns.furniture import TIMES_CODE
 from tickdrive.leaderboard.simulator.towns.plan import StreetKind, Track
 
 _MARGIN_M = 30.0
+#: each approach has a phase of its own, as in CARLA's towns, so phases are short, or a red light lasts 45 s
+_TIMES = "6 3 1"
 
 
 def write_opendrive(town: BuiltTown) -> str:
@@ -35,6 +38,7 @@ def write_opendrive(town: BuiltTown) -> str:
         for sequence, (controller, signal) in enumerate(junction.controllers):
             element = _sub(root, "controller", name=f"approach{signal}", id=controller, sequence=sequence)
             _sub(element, "control", signalId=signal, type="0")
+            _sub(element, "userData", code=TIMES_CODE, value=_TIMES)
     for junction in town.junctions:
         _junction(root, junction)
     ET.indent(root, " ")
