@@ -261,7 +261,9 @@ class Expert:
     def _walker_hold(
         self, mover: Mover, ego: Mover, speed: float, path: np.ndarray, path_s: np.ndarray
     ) -> _Hold | None:
-        reach = ego.half_width_m + 0.6
+        # a walker that stands beside the way, waiting for us, must not be waited for for ever
+        patient = self._waited_s < 6.0 or mover.speed_mps > 0.1
+        reach = ego.half_width_m + (0.6 if patient else 0.2)
         for ahead_s in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
             touch = _touch(mover.corners(ahead_s), path, path_s, reach)
             if touch is None:

@@ -34,6 +34,8 @@ from tickdrive.planner.tracing import Tracer
 
 SHAKEN_S = 2.0
 """Time after a collision in which nothing is recorded: no plan is the right one there."""
+LONG_STANDING_S, LONGEST_STANDING_S = 5.0, 40.0
+"""Standing for longer, every fourth sample is written; and then none: the way is jammed."""
 
 
 def get_entry_point() -> str:
@@ -109,6 +111,7 @@ class RecordingAgent(ExpertAgent):
         self._collision_sensor: carla.Sensor | None = None
         self._collisions: queue.Queue[int] = queue.Queue()
         self._shaken_ticks = 0
+        self._standing_s = 0.0
         self._tick = 0
         self._applied = carla.VehicleControl()
 
@@ -126,8 +129,7 @@ class RecordingAgent(ExpertAgent):
         self.plan = self.expert.plan(scene)
         semantic = self._semantic_image(seen.observation.frame)
         self._note_collisions()
-        due = self._tick % self._config.stride_ticks == 0 and self._shaken_ticks == 0
-        if due and seen.inputs is not None:
+        if self._due(scene) and seen.inputs is not None:
             self._write(seen, scene, self.plan, semantic)
         self._tick += 1
         self._applied = self._drive(seen, scene, self.plan)
@@ -269,6 +271,14 @@ class RecordingAgent(ExpertAgent):
                     manual_gear_shift=False,
                 )
         return self._disturb(self.control_for(plan, scene))
+
+    def _due(self, scene: ExpertScene) -> bool:
+        """Whether this tick is written: the same standing car again and again teaches nothing."""
+        self._standing_s = self._standing_s + TICK_S if scene.ego.speed_mps < 0.1 else 0.0
+        if self._shaken_ticks > 0 or self._standing_s > LONGEST_STANDING_S:
+            return False
+        stride = self._config.stride_ticks * (1 if self._standing_s < LONG_STANDING_S else 4)
+        return self._tick % stride == 0
 
     def _note_collisions(self) -> None:
         """While the ego is shaken by a collision nothing is written, and the student does not drive."""

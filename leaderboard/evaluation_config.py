@@ -35,8 +35,8 @@ class TrafficConfig:
     walkers_per_crosswalk: int = 1
     lead_vehicle: bool = True
     lead_gap_m: float = 22.0
-    lead_slower_percent: float = 30.0
-    slower_percent: float = 30.0
+    lead_slower_percent: float = 15.0
+    slower_percent: float = 45.0
     radius_m: float = 250.0
     following_gap_m: float = 2.5
     crossing_speed_mps: float = 1.3

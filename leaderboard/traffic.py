@@ -26,8 +26,10 @@ _NEAR_ROUTE_M = 80.0
 _LIFT_M = 0.5
 _BEYOND_JUNCTION_M = 8.0
 _LEAD_SEARCH_M = 15.0
-SURROUNDING_M = 80.0
+SURROUNDING_M = 100.0
 """About the radius in which scenario_runner's `background_activity.py` keeps its vehicles at town speeds."""
+SURROUNDING_VEHICLES = 2
+"""With fewer of them around, there is no traffic to keep up with; upstream's is always there."""
 
 
 class Traffic:
@@ -99,15 +101,17 @@ class Traffic:
             tick: the ego now.
             ego_travelled_m: its distance along the route.
         """
-        self._walkers.on_tick(tick, ego_travelled_m, (self._ego, *self._vehicles))
+        self._walkers.on_tick(tick, ego_travelled_m, (self._ego, *self._living()))
 
     def speeds_mps(self, ego: carla.Location) -> tuple[float, ...]:
         """Horizontal speeds of the vehicles around the ego at this tick, for the minimum-speed criterion.
 
         Upstream's background activity exists only around the ego, ours all over the town: those further than
-        `SURROUNDING_M` are not "the surrounding traffic".
+        `SURROUNDING_M` are not "the surrounding traffic", and fewer than `SURROUNDING_VEHICLES` are none.
         """
-        near = (v for v in self._vehicles if v.get_location().distance(ego) < SURROUNDING_M)
+        near = [v for v in self._living() if v.get_location().distance(ego) < SURROUNDING_M]
+        if len(near) < SURROUNDING_VEHICLES:
+            return ()
         velocities = (vehicle.get_velocity() for vehicle in near)
         return tuple(float(np.hypot(v.x, v.y)) for v in velocities)
 
@@ -119,18 +123,21 @@ class Traffic:
         if self._session.dead:
             return
         if self._driving:
-            for vehicle in self._vehicles:
-                if vehicle.is_alive:
-                    vehicle.set_autopilot(False, self._session.traffic_manager_port)
+            for vehicle in self._living():
+                vehicle.set_autopilot(False, self._session.traffic_manager_port)
             self._driving = False
             self._session.tick()
-        actors = [*self._vehicles, *self._walkers.actors]
+        actors = [*self._living(), *self._walkers.actors]
         commands = [carla.command.DestroyActor(actor) for actor in actors]
         self._session.client.apply_batch_sync(commands, False)
         self._vehicles = []
         self._lead = None
         self._walkers.forget()
         self._session.tick()
+
+    def _living(self) -> list[carla.Vehicle]:
+        """Without those that the Traffic Manager has removed: it does so where one is stuck for long."""
+        return [vehicle for vehicle in self._vehicles if vehicle.is_alive]
 
     def _blueprints(self) -> list[carla.ActorBlueprint]:
         """Cars only: two-wheelers and lorries need other gaps than the Traffic Manager keeps."""

@@ -38,6 +38,7 @@ _KERB_M = 1.0
 _KERB_SEARCH_M = 4.0
 _STEP_AHEAD_M = 1.0
 _BODY_MARGIN_M = 0.7
+_PASSING_M = 1.4
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,9 @@ class WalkerTraffic:
         for crossing in crossings[:wanted]:
             ends = [crossing.first, crossing.second]
             self._random.shuffle(ends)
-            for start in (ends, ends[::-1])[: self._config.walkers_per_crosswalk]:
+            for path in _paths(ends, self._config.walkers_per_crosswalk):
                 if len(self._walkers) < wanted:
-                    self._add(blueprints, start, 0, crossing.z_m, self._config.crossing_speed_mps, crossing)
+                    self._add(blueprints, path, 0, crossing.z_m, self._config.crossing_speed_mps, crossing)
         for path, z_m in itertools.islice(self._strolls(), 8 * self._config.walkers):
             if len(self._walkers) >= self._config.walkers:
                 break
@@ -234,6 +235,15 @@ class WalkerTraffic:
         along = abs(offset[0] * math.cos(yaw) + offset[1] * math.sin(yaw))
         across = abs(-offset[0] * math.sin(yaw) + offset[1] * math.cos(yaw))
         return bool(along < extent.x + _BODY_MARGIN_M and across < extent.y + _BODY_MARGIN_M)
+
+
+def _paths(ends: list[np.ndarray], count: int) -> list[list[np.ndarray]]:
+    """Ways over a crosswalk for one walker, or for two from both sides who pass each other."""
+    if count == 1:
+        return [ends]
+    along = ends[1] - ends[0]
+    aside = _PASSING_M / 2.0 * np.array((-along[1], along[0])) / float(np.linalg.norm(along))
+    return [[ends[0] + aside, ends[1] + aside], [ends[1] - aside, ends[0] - aside]]
 
 
 def crosswalk_polygons(locations: Sequence[carla.Location]) -> list[np.ndarray]:

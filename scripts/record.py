@@ -31,7 +31,7 @@ class RecordOptions:
     val_every: int = 8
     perturb: float = 0.08
     stride_ticks: int = 5
-    vehicles: int = 24
+    vehicles: int = 30
     walkers: int = 16
     student: str = ""
     student_share: float = 0.7
@@ -97,9 +97,10 @@ def _drives(path: Path, options: RecordOptions) -> list[_Drive]:
         split = _split(route, index, options)
         for seed in options.seeds:
             name = f"{route.town}_{route.id}_seed{seed}"
-            # Every drive differs in light, weather and traffic, also where the seeds are the same.
+            # Every drive differs in light, weather and traffic, also where the seeds are the same; odd, so that
+            # a route has a vehicle ahead with every other seed.
             drives.append(
-                _Drive(path, route.id, route.town, seed * 1000 + index, split, options.out / name, options)
+                _Drive(path, route.id, route.town, seed * 1001 + index, split, options.out / name, options)
             )
     return drives
 
@@ -160,7 +161,7 @@ def _drive(drive: _Drive) -> str:
         walkers_per_crosswalk=2,
         lead_vehicle=drive.seed % 2 == 0,
     )
-    evaluation = EvaluationConfig(seed=drive.seed, blocked_s=90.0, traffic=traffic)
+    evaluation = EvaluationConfig(seed=drive.seed, blocked_s=60.0, traffic=traffic)
     with SimulatorProcess.start(
         town=drive.town, seed=drive.seed, log_path=results / "simulator.log"
     ) as server:

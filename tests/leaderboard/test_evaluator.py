@@ -95,6 +95,27 @@ def test_a_route_is_driven_scored_and_watched(simulator, tmp_path):
     assert len(watcher.plan) == len(downsample(watcher.starts[0].points, 200.0))
 
 
+def test_a_vehicle_that_the_traffic_manager_removes_does_not_end_the_route(simulator, tmp_path):
+    """It removes vehicles that have been stuck for long; here another does it for it."""
+
+    class Remover(Watcher):
+        def on_tick(self, tick):
+            super().on_tick(tick)
+            if len(self.ticks) == 10:
+                others = [a for a in tick.world.get_actors().filter("vehicle.*") if a.id != tick.ego.id]
+                assert others
+                for vehicle in others:
+                    vehicle.set_autopilot(False, 8000)
+                    vehicle.destroy()
+
+    traffic = TrafficConfig(vehicles=4, walkers=2, lead_vehicle=False)
+    outcome = evaluator(simulator, traffic=traffic).run(short_routes(1), agent(), tmp_path, [Remover()])
+    assert [record.status for record in outcome.records] == ["Perfect"] or outcome.records[
+        0
+    ].status == "Completed"
+    assert not outcome.crashed
+
+
 def test_nothing_is_left_in_the_world(simulator, tmp_path):
     evaluator(simulator, traffic=TrafficConfig(vehicles=5, walkers=2)).run(short_routes(1), agent(), tmp_path)
     client = carla.Client(simulator.host, simulator.port)

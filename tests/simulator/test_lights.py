@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 
 from tickdrive.leaderboard.simulator.geometry import Pose
-from tickdrive.leaderboard.simulator.interfaces import Box, LightColour, TrafficLightSpec
+from tickdrive.leaderboard.simulator.interfaces import Box, LightColour, LightTimes, TrafficLightSpec
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.simulator.towns.lights import TrafficLightSystem, trigger_box
 from tickdrive.leaderboard.simulator.towns.network import RoadNetwork
@@ -40,6 +41,25 @@ def _system(seed: int = 0) -> TrafficLightSystem:
 def _run(system: TrafficLightSystem, seconds: float) -> None:
     for _ in range(round(seconds / STEP_S)):
         system.step(STEP_S)
+
+
+def test_a_phase_lasts_as_long_as_its_town_says() -> None:
+    lights = [
+        dataclasses.replace(_light(str(i), "a", i, 90.0 * i), times=LightTimes(8.0, 3.0, 1.0))
+        for i in range(2)
+    ]
+    system = TrafficLightSystem(lights)
+    system.reset_group("0")
+    changes = [0.0]
+    for tick in range(round(24.0 / STEP_S)):
+        before = system.colour("0")
+        system.step(STEP_S)
+        if system.colour("0") is not before:
+            changes.append((tick + 1) * STEP_S)
+    assert changes == pytest.approx([0.0, 8.0, 11.0, 24.0])
+    assert (system.green_s("0"), system.yellow_s("0"), system.red_s("0")) == (8.0, 3.0, 1.0)
+    with pytest.raises(ValueError, match="cannot last"):
+        LightTimes(green_s=-1.0)
 
 
 def test_phases_are_served_one_after_another() -> None:

@@ -166,9 +166,15 @@ def test_what_stands_where_in_a_town(networks: dict[str, RoadNetwork], name: str
         for polygon in furniture.crosswalks:
             for pose in light.stop_poses:
                 assert math.dist(polygon.mean(axis=0), (pose.x, pose.y)) > 2.0
-    # one phase for each approach
+    # approaches that face each other share a phase, and the file states how long it lasts
     for phases in by_group.values():
-        assert sorted(phases) == list(range(len(phases))) and len(phases) in (3, 4)
+        assert len(phases) in (3, 4) and set(phases) == {0, 1}
+    for light in furniture.lights:
+        for other in furniture.lights:
+            if (other.group, other.phase) == (light.group, light.phase) and other is not light:
+                turn = wrap_deg(other.stop_poses[0].yaw - light.stop_poses[0].yaw)
+                assert abs(turn) == pytest.approx(180.0, abs=31.0)
+    assert {light.times for light in furniture.lights} == {LightTimes(8.0, 3.0, 1.0)}
     assert len(furniture.crosswalks) >= 15
     limits = {network.speed_limit_kmh(pose) for pose in network.spawn_points}
     assert len(limits) >= 2 and limits <= {30.0, 40.0, 50.0, 60.0}

@@ -119,12 +119,12 @@ class Way:
 
 @dataclass
 class BuiltJunction:
-    """A junction with its ways and, where it is signalised, one controller an approach."""
+    """A junction with its ways and, where it is signalised, its controllers: (id, heads green together)."""
 
     junction_id: int
     name: str
     ways: list[Way]
-    controllers: list[tuple[int, int]] = field(default_factory=list)
+    controllers: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -290,13 +290,18 @@ def _add_lights(
     roads: list[BuiltRoad],
     numbers: _Numbers,
 ) -> None:
-    """A head for each approach, on the far side of the junction, and a controller for each head."""
+    """A head for each approach, on the far side of the junction, and a controller for each road through it.
+
+    Approaches that face each other are green together, and who turns left gives way: with a phase for each
+    approach, as in CARLA's own towns, a light would be red three quarters of the time.
+    """
     paved = [Polygon(way.track.band(0.0, -_paved_width(way))).buffer(0.0) for way in junction.ways]
     paved += [
         Polygon(roads[a.street].track.band(a.kind.half_width_m, -a.kind.half_width_m)).buffer(0.0)
         for a in arms
     ]
     keep_off = unary_union(paved).buffer(0.55)
+    phases: list[tuple[float, list[int]]] = []  # heading of the first approach, heads
     for arm in arms:
         x, y = _pole(centre, arm, arms, keep_off)
         line, s, t, tangent = _beside([*junction.ways, *(roads[a.street] for a in arms)], x, y)
@@ -323,7 +328,13 @@ def _add_lights(
                 _incoming_lanes(arm),
             )
         )
-        junction.controllers.append((next(numbers.controller), signal_id))
+        facing = (ids for heading, ids in phases if abs(wrap(heading - travel)) < _STRAIGHT_WITHIN)
+        ids = next(facing, None)
+        if ids is None:
+            phases.append((arm.heading, [signal_id]))
+        else:
+            ids.append(signal_id)
+    junction.controllers += [(next(numbers.controller), tuple(ids)) for _, ids in phases]
 
 
 def _paved_width(way: Way) -> float:

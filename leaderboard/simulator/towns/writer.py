@@ -21,8 +21,8 @@ from tickdrive.leaderboard.simulator.towns.furniture import TIMES_CODE
 from tickdrive.leaderboard.simulator.towns.plan import StreetKind, Track
 
 _MARGIN_M = 30.0
-#: each approach has a phase of its own, as in CARLA's towns, so phases are short, or a red light lasts 45 s
-_TIMES = "6 3 1"
+#: signals of a small town: short, so that a red light lasts at most 16 s
+_TIMES = "8 3 1"
 
 
 def write_opendrive(town: BuiltTown) -> str:
@@ -35,9 +35,11 @@ def write_opendrive(town: BuiltTown) -> str:
         for way in junction.ways:
             _way(root, way)
     for junction in town.junctions:
-        for sequence, (controller, signal) in enumerate(junction.controllers):
-            element = _sub(root, "controller", name=f"approach{signal}", id=controller, sequence=sequence)
-            _sub(element, "control", signalId=signal, type="0")
+        for sequence, (controller, signals) in enumerate(junction.controllers):
+            name = "approach" + "-".join(map(str, signals))
+            element = _sub(root, "controller", name=name, id=controller, sequence=sequence)
+            for signal in signals:
+                _sub(element, "control", signalId=signal, type="0")
             _sub(element, "userData", code=TIMES_CODE, value=_TIMES)
     for junction in town.junctions:
         _junction(root, junction)
