@@ -14,8 +14,13 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from tickdrive.agents.route import to_ego
 from tickdrive.agents.types import EgoState, PlannerInputs
 from tickdrive.planner.errors import ConfigError, SensorError
+
+BEV_LAYOUT = 2
+"""Of the raster's history; checkpoints and recordings depend on it. In layout 2 every frame is moved into the
+present ego frame, so that what stands still stays in its cell and what moves leaves a track."""
 
 BEV_CHANNELS = ("ground", "obstacle", "high")
 """Channels of the raster: road surface and kerbs; what a car can hit; what it passes under."""
@@ -183,9 +188,8 @@ class LidarBev:
     """The LiDAR's bird's-eye history, one raster a tick.
 
     A 20 Hz tick brings half a rotation; the half before it is moved by the ego's own motion and merged in.
-    Each frame of the history stays in the ego frame of its own time, so that the network sees the ego's
-    motion and that of others as they happened. Where a tick has no LiDAR the last half sweep alone is used,
-    and where that is too old the raster is empty.
+    Older frames of the history are moved likewise, as pictures. Where a tick has no LiDAR the last half sweep
+    alone is used, and where that is too old the raster is empty.
 
     Args:
         config: geometry.
@@ -194,7 +198,7 @@ class LidarBev:
     def __init__(self, config: BevConfig | None = None) -> None:
         self.config = config or BevConfig()
         self._sweeps: deque[tuple[EgoState, np.ndarray]] = deque()
-        self._frames: deque[tuple[float, np.ndarray]] = deque()
+        self._frames: deque[tuple[EgoState, np.ndarray]] = deque()
 
     def reset(self) -> None:
         """Forget everything: a new route."""
@@ -209,11 +213,11 @@ class LidarBev:
             ego: the ego's pose and time at this tick.
 
         Returns:
-            (n_frames, channels, rows, columns) uint8, oldest first. Where the history is shorter than it
-            should be, the oldest frame there is stands in.
+            (n_frames, channels, rows, columns) uint8, oldest first, all in the present ego frame. Where the
+            history is shorter than it should be, the oldest frame there is stands in.
         """
         now = ego.sim_s
-        if self._frames and now <= self._frames[-1][0]:
+        if self._frames and now <= self._frames[-1][0].sim_s:
             self.reset()  # time ran backwards: another route in the same object
         if lidar_in_ego is not None:
             self._sweeps.append((ego, lidar_in_ego))
@@ -223,16 +227,49 @@ class LidarBev:
             points if past is ego else to_present_ego(points, past, ego) for past, points in self._sweeps
         ]
         points = np.concatenate([part[:, :3] for part in parts]) if parts else np.empty((0, 3), np.float32)
-        self._frames.append((now, rasterize(points, self.config)))
+        self._frames.append((ego, rasterize(points, self.config)))
         horizon_s = (self.config.n_frames - 1) * self.config.period_s
-        while len(self._frames) > 1 and now - self._frames[1][0] >= horizon_s - 1e-6:
+        while len(self._frames) > 1 and now - self._frames[1][0].sim_s >= horizon_s - 1e-6:
             self._frames.popleft()
         ages_s = [(self.config.n_frames - 1 - i) * self.config.period_s for i in range(self.config.n_frames)]
-        return np.stack([self._at(now - age_s) for age_s in ages_s])
+        return np.stack([self._at(now - age_s, ego) for age_s in ages_s])
 
-    def _at(self, sim_s: float) -> np.ndarray:
-        """The frame nearest to a time."""
-        return min(self._frames, key=lambda item: abs(item[0] - sim_s))[1]
+    def _at(self, sim_s: float, present: EgoState) -> np.ndarray:
+        """The frame nearest to a time, as seen from the present."""
+        past, raster = min(self._frames, key=lambda item: abs(item[0].sim_s - sim_s))
+        if past is present:
+            return raster
+        turn = math.radians(past.yaw_deg - present.yaw_deg)
+        return move_raster(raster, turn, to_ego(past.position_in_world, present), self.config)
+
+
+def move_raster(
+    raster: np.ndarray, turn_rad: float, past_in_ego: np.ndarray, config: BevConfig
+) -> np.ndarray:
+    """An older raster in the present ego frame; cells that it did not reach are 0.
+
+    Args:
+        raster: (channels, rows, columns) uint8, in the ego frame of its own time.
+        turn_rad: heading at that time relative to the present one, to the right positive.
+        past_in_ego: (2,) where the ego was, in the present ego frame [m].
+        config: geometry.
+    """
+    # For each cell of the result: which cell of the old raster? A point q of the present frame was at
+    # R(-turn) (q - past) then; x = ahead - (row + 1/2) cell, y = (column + 1/2) cell - side.
+    cos, sin = math.cos(turn_rad), math.sin(turn_rad)
+    cell, ahead, side = config.cell_m, config.ahead_m, config.side_m
+    dx = ahead - 0.5 * cell - float(past_in_ego[0])
+    dy = 0.5 * cell - side - float(past_in_ego[1])
+    to_old = np.array(
+        [
+            [cos, sin, (-sin * dx + cos * dy + side) / cell - 0.5],
+            [-sin, cos, (ahead - cos * dx - sin * dy) / cell - 0.5],
+        ]
+    )
+    size = raster.shape[2], raster.shape[1]
+    # bilinear: the nearest cell alone would lose things of one cell, a walker for example
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.stack([cv2.warpAffine(plane, to_old, size, flags=flags) for plane in raster])
 
 
 class Preprocessor:

@@ -22,7 +22,7 @@ from tickdrive.agents.expert import ExpertPlan
 from tickdrive.agents.expert_agent import TICK_S, ExpertAgent
 from tickdrive.agents.expert_scene import ExpertScene, read_scene
 from tickdrive.agents.front_end import FrontEnd, FrontEndOutput
-from tickdrive.agents.preprocess import BevConfig
+from tickdrive.agents.preprocess import BEV_LAYOUT, BevConfig
 from tickdrive.agents.sensors import SensorRig
 from tickdrive.agents.status import STATUS_LAYOUT, STATUS_WIDTHS
 from tickdrive.agents.student import Student, Turns, TurnsConfig, student_config
@@ -188,7 +188,7 @@ class RecordingAgent(ExpertAgent):
                 period_s=TICK_S * config.stride_ticks,
                 config_hash=config_hash(self._agent_config.rig),
                 status_layout=STATUS_LAYOUT,
-                bev=asdict(BevConfig()),
+                bev={**asdict(BevConfig()), "layout": BEV_LAYOUT},
                 camera=asdict(camera),
                 weather={
                     name: float(getattr(weather, name))

@@ -148,8 +148,8 @@ class PlannerInputs:
 
     Attributes:
         image: (H, W, 3) uint8 RGB of the planning camera.
-        lidar_bev: (T_obs, C, H, W) uint8 bird's-eye occupancy, oldest frame first, each in the ego frame
-            of its own time.
+        lidar_bev: (T_obs, C, H, W) uint8 bird's-eye occupancy, oldest frame first, all in the present ego
+            frame.
         ego_status: (T_obs, status) float32, oldest first (layout: `agents/status.py`).
     """
 

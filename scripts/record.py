@@ -97,8 +97,8 @@ def _drives(path: Path, options: RecordOptions) -> list[_Drive]:
         split = _split(route, index, options)
         for seed in options.seeds:
             name = f"{route.town}_{route.id}_seed{seed}"
-            # Every drive differs in light, weather and traffic, also where the seeds are the same; odd, so that
-            # a route has a vehicle ahead with every other seed.
+            # Every drive differs in light, weather and traffic, also where the seeds are the same. An odd
+            # factor: a route has a vehicle ahead with every other seed.
             drives.append(
                 _Drive(path, route.id, route.town, seed * 1001 + index, split, options.out / name, options)
             )

@@ -2,8 +2,8 @@
 
 ```
 picture 3 x 256 x 512  -> ResNet, stride 32        -> 8 x 16 = 128 tokens |
-rasters 4 x 3 x 128^2  -> small ResNet, stride 16  -> 8 x 8  =  64 tokens |-> fusion -> 192 VL tokens
-                          pooled, one a frame      -> 4 observation tokens
+rasters 12 x 128^2     -> small ResNet, stride 16  -> 8 x 8  =  64 tokens |-> fusion -> 192 VL tokens
+rasters 4 x 3 x 128^2  -> small ResNet, pooled     -> 4 observation tokens, one a frame
 ego status             -> MLP                      -> 1 status token, context of fusion and reasoning
 7 learned queries      -> attention over all, twice -> 7 reasoning tokens -> decision, light, lead, speed
 ```
@@ -29,7 +29,7 @@ from tickdrive.planner.supervision import AuxiliaryPredictions
 from tickdrive.planner.types import Features
 
 FORMAT = "tickdrive-compact-perception"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class CompactConfig:
         image_channels: of the picture's stages at strides 2, 4, 8, 16, 32.
         bev_size: rows and columns of the raster, a multiple of 16.
         bev_planes: channels of the raster.
-        bev_channels: of the raster's stages at strides 2, 4, 8, 16.
+        bev_channels: of each frame's stages at strides 2, 4, 8, 16.
+        bev_motion_channels: likewise, where the frames of the history are seen together.
         n_observation: frames of the history.
         n_status, status_width: ego status samples and their width.
         n_queries: reasoning tokens.
@@ -58,6 +59,7 @@ class CompactConfig:
     bev_size: int = 128
     bev_planes: int = 3
     bev_channels: tuple[int, ...] = (16, 32, 48, 96)
+    bev_motion_channels: tuple[int, ...] = (32, 48, 96, 128)
     n_observation: int = 4
     n_status: int = 4
     status_width: int = 22
@@ -69,12 +71,14 @@ class CompactConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_channels", tuple(self.image_channels))
         object.__setattr__(self, "bev_channels", tuple(self.bev_channels))
+        object.__setattr__(self, "bev_motion_channels", tuple(self.bev_motion_channels))
         if self.image_height % 32 or self.image_width % 32 or self.bev_size % 16:
             raise ConfigError(
                 f"The picture is {self.image_height} x {self.image_width} and the raster {self.bev_size}.",
                 "Give multiples of 32 and of 16.",
             )
-        if self.width % self.heads or len(self.image_channels) != 5 or len(self.bev_channels) != 4:
+        stages = len(self.image_channels), len(self.bev_channels), len(self.bev_motion_channels)
+        if self.width % self.heads or stages != (5, 4, 4):
             raise ConfigError(
                 "The sizes of the perception do not fit together.",
                 "Give a width that the heads divide, 5 image stages and 4 raster stages.",
@@ -154,8 +158,15 @@ class ImageBackbone(nn.Module):
         return x8, x16, self.stage32(x16)
 
 
-class BevEncoder(nn.Module):
-    """Raster history to observation tokens, and the present frame to spatial tokens.
+def _bev_stages(planes: int, channels: tuple[int, ...]) -> nn.Sequential:
+    c2, c4, c8, c16 = channels
+    return nn.Sequential(
+        ConvBn(planes, c2, stride=2), nn.ReLU(), _stage(c2, c4, 0), _stage(c4, c8, 1), _stage(c8, c16, 1)
+    )
+
+
+class BevObservation(nn.Module):
+    """Raster history to observation tokens, each from one frame by itself.
 
     Args:
         planes: channels of a raster.
@@ -165,28 +176,38 @@ class BevEncoder(nn.Module):
 
     def __init__(self, planes: int, channels: tuple[int, ...], width: int) -> None:
         super().__init__()
-        c2, c4, c8, c16 = channels
-        self.stem = nn.Sequential(ConvBn(planes, c2, stride=2), nn.ReLU())
-        self.stages = nn.Sequential(_stage(c2, c4, 0), _stage(c4, c8, 1), _stage(c8, c16, 1))
-        self.token = nn.Linear(c16, width)
-        self.observation = nn.Linear(2 * c16, width)
+        self.stages = _bev_stages(planes, channels)
+        self.token = nn.Linear(2 * channels[-1], width)
 
-    def forward(self, lidar_bev: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode a history.
-
-        Args:
-            lidar_bev: (B, T, planes, H, W), 0..1, oldest first.
-
-        Returns:
-            (B, H/16 * W/16, width) tokens of the last frame, (B, T, width) observation tokens.
-        """
-        batch, frames = lidar_bev.shape[:2]
-        flat = lidar_bev.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x = self.stages(self.stem(flat))
+    def forward(self, lidar_bev: torch.Tensor) -> torch.Tensor:
+        """(B, T, planes, H, W), 0..1, oldest first -> (B, T, width)."""
+        x = self.stages(lidar_bev.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         pooled = torch.cat((x.mean((2, 3)), x.amax((2, 3))), dim=1)
-        observation = self.observation(pooled).unflatten(0, (batch, frames))
-        present = x.unflatten(0, (batch, frames))[:, -1]
-        return self.token(present.flatten(2).transpose(1, 2)), observation
+        return self.token(pooled).unflatten(0, lidar_bev.shape[:2])
+
+
+class BevMotion(nn.Module):
+    """Raster history to spatial tokens, of all frames together.
+
+    The frames are all in the present ego frame: in their stack a thing that moves leaves a track, so that
+    the tokens tell how fast it goes and where to.
+
+    Args:
+        planes: channels of a raster.
+        frames: rasters in the history.
+        channels: of the stages.
+        width: of the tokens.
+    """
+
+    def __init__(self, planes: int, frames: int, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.stages = _bev_stages(planes * frames, channels)
+        self.token = nn.Linear(channels[-1], width)
+
+    def forward(self, lidar_bev: torch.Tensor) -> torch.Tensor:
+        """(B, T, planes, H, W), 0..1, oldest first -> (B, H/16 * W/16, width)."""
+        x = self.stages(lidar_bev.flatten(1, 2).contiguous(memory_format=torch.channels_last))
+        return self.token(x.flatten(2).transpose(1, 2))
 
 
 class Attention(nn.Module):
@@ -266,7 +287,10 @@ class CompactPerception(nn.Module):
         self.register_buffer("image_std", torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1))
         self.image = ImageBackbone(config.image_channels)
         self.image_token = nn.Linear(config.image_channels[-1], width)
-        self.bev = BevEncoder(config.bev_planes, config.bev_channels, width)
+        self.bev_observation = BevObservation(config.bev_planes, config.bev_channels, width)
+        self.bev_motion = BevMotion(
+            config.bev_planes, config.n_observation, config.bev_motion_channels, width
+        )
         self.position = nn.Parameter(torch.randn(1, config.n_vl, width) * 0.02)
         self.kind = nn.Parameter(torch.randn(2, width) * 0.02)
         self.status = nn.Sequential(
@@ -288,7 +312,7 @@ class CompactPerception(nn.Module):
 
         Args:
             image: (B, 3, H, W) RGB, 0..255, of the network's dtype.
-            lidar_bev: (B, T, planes, size, size), 0..1, oldest first.
+            lidar_bev: (B, T, planes, size, size), 0..1, oldest first, all in the present ego frame.
             ego_status: (B, n_status, status_width), oldest first.
 
         Returns:
@@ -298,7 +322,7 @@ class CompactPerception(nn.Module):
         normalized = (image - self.image_mean) / self.image_std
         x8, x16, x32 = self.image(normalized.contiguous(memory_format=torch.channels_last))
         image_tokens = self.image_token(x32.flatten(2).transpose(1, 2)) + self.kind[0]
-        bev_tokens, observation = self.bev(lidar_bev)
+        bev_tokens, observation = self.bev_motion(lidar_bev), self.bev_observation(lidar_bev)
         tokens = torch.cat((image_tokens, bev_tokens + self.kind[1]), dim=1) + self.position
         status = self.status(ego_status.flatten(1)).unsqueeze(1)
         tokens = self.fusion(tokens, torch.cat((tokens, status), dim=1))

@@ -23,7 +23,7 @@ from torch import nn
 from tickdrive.agents.config import PerceptionConfig
 from tickdrive.agents.perception.base import REASONING_SPAN, VL_SPAN, check_widths, register_extractor
 from tickdrive.agents.perception.compact import reasoning_from
-from tickdrive.agents.perception.compact_network import BevEncoder, CrossBlock, ReasoningHeads
+from tickdrive.agents.perception.compact_network import BevObservation, CrossBlock, ReasoningHeads
 from tickdrive.agents.types import Decision, PlannerInputs, Reasoning
 from tickdrive.planner.checkpoint import CONFIG_FILE, read_document, read_weights, write_checkpoint
 from tickdrive.planner.errors import CheckpointError, ConfigError, SensorError
@@ -93,7 +93,7 @@ class VlmHead(nn.Module):
         self.norm = nn.LayerNorm(inner)
         self.out = nn.Linear(inner, config.reasoning_width)
         self.heads = ReasoningHeads(inner, config.n_queries, len(Decision))
-        self.bev = BevEncoder(config.bev_planes, (16, 32, 48, 96), config.observation_width)
+        self.bev = BevObservation(config.bev_planes, (16, 32, 48, 96), config.observation_width)
 
     def reason(
         self, hidden_states: torch.Tensor, ego_status: torch.Tensor
@@ -231,7 +231,7 @@ class VlmExtractor:
                 pixel_values=self.pixel_values(inputs.image), **self._inputs
             ).last_hidden_state
             lidar = torch.from_numpy(inputs.lidar_bev).to(self.device)[None].float() / 255.0
-            _, observation = self._head.bev(lidar)
+            observation = self._head.bev(lidar)
             vl_tokens = F.pad(hidden, (0, 0, 0, config.n_vl - hidden.shape[1]))
         with tracer.span(REASONING_SPAN, device):
             status = torch.from_numpy(inputs.ego_status).to(self.device)[None].float()

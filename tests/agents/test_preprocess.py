@@ -96,6 +96,7 @@ def test_merging_two_half_sweeps_compensates_the_motion():
 
 def test_history_is_half_a_second_apart_oldest_first_and_padded_at_the_start():
     bev = LidarBev(BevConfig(merge_s=0.01))
+    # the ego stands; a car ahead comes 10 m nearer each second
     for tick in range(41):
         out = bev.step(points([40.25 - tick * 0.5, 0.25, 1.0, 0.0]), ego(tick * 0.05))
         if tick == 0:
@@ -103,6 +104,33 @@ def test_history_is_half_a_second_apart_oldest_first_and_padded_at_the_start():
     rows = [int(np.argwhere(frame)[0][1]) for frame in out]
     # ticks 10, 20, 30, 40
     assert rows == [15 + 10, 15 + 20, 15 + 30, 15 + 40]
+
+
+def test_what_stands_still_stays_in_its_cell_while_the_ego_drives_and_turns():
+    config = BevConfig(merge_s=0.01)
+    bev = LidarBev(config)
+    posts = np.array([[22.0, 6.0], [30.0, -9.0], [14.0, 11.0]])
+    for tick in range(41):
+        yaw_deg = 0.7 * tick
+        here = ego(tick * 0.05, x=0.25 * tick, y=0.06 * tick, yaw=yaw_deg)
+        yaw = math.radians(yaw_deg)
+        offset = posts - here.position_in_world
+        seen = np.column_stack(
+            [
+                offset @ (math.cos(yaw), math.sin(yaw)),
+                offset @ (-math.sin(yaw), math.cos(yaw)),
+                np.ones(3),
+                np.zeros(3),
+            ]
+        )
+        out = bev.step(seen.astype(np.float32), here)
+    present = np.argwhere(out[-1][1])
+    assert len(present) == 3
+    for frame in out[:-1]:
+        cells = np.argwhere(frame[1])
+        assert len(cells) >= 3
+        for cell in cells:  # rounding twice to cells may shift by one
+            assert np.abs(present - cell).max(axis=1).min() <= 1
 
 
 def test_a_clock_that_runs_backwards_is_another_route():

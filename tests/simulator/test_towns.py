@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from shapely.geometry import Polygon
 
+from tickdrive.leaderboard.simulator.geometry import wrap_deg
+from tickdrive.leaderboard.simulator.interfaces import LightTimes
 from tickdrive.leaderboard.simulator.towns.build import FARTHEST_HEAD_M, FIRST_WAY_ID, build_town
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town, town_names
 from tickdrive.leaderboard.simulator.towns.network import RoadNetwork
