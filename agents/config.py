@@ -260,6 +260,39 @@ class ControlConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """When a plan is shortened because the LiDAR sees something on it (`agents/guard.py`).
+
+    Attributes:
+        enabled: guard at all.
+        deceleration_mps2: a thing ahead that needs less than this to stay behind is left to the planner.
+        strongest_mps2: deceleration that is never passed.
+        min_speed_mps: slower than this nothing is guarded.
+        margin_m: distance kept to the thing.
+        front_m: from the actor's origin to the front bumper.
+        half_width_m: half the corridor that has to be free.
+        side_m: how far to the sides of the ego things are looked for.
+        tall_m: least height of a thing; a road that climbs has less within a cell.
+    """
+
+    enabled: bool = True
+    deceleration_mps2: float = 3.0
+    strongest_mps2: float = 7.0
+    min_speed_mps: float = 1.0
+    margin_m: float = 1.0
+    front_m: float = 2.45
+    half_width_m: float = 1.4
+    side_m: float = 12.0
+    tall_m: float = 0.35
+
+    def __post_init__(self) -> None:
+        for name in ("deceleration_mps2", "strongest_mps2", "half_width_m", "side_m", "tall_m"):
+            _positive(f"guard.{name}", getattr(self, name))
+        if self.strongest_mps2 < self.deceleration_mps2:
+            raise ConfigError("guard.strongest_mps2 is below guard.deceleration_mps2.", "Swap them.")
+
+
+@dataclass(frozen=True)
 class LadderConfig:
     """What happens when a stage fails: bounded, counted steps down, then an error.
 
@@ -306,6 +339,7 @@ class AgentConfig:
         planner: planner and engine.
         localization: filter.
         control: trajectory follower.
+        guard: shortens plans that would run into something.
         ladder: what happens on failures.
         tick_log: where ticks are logged.
         threads: torch threads; 0 leaves torch's own choice.
@@ -317,6 +351,7 @@ class AgentConfig:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     localization: LocalizationConfig = field(default_factory=LocalizationConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     ladder: LadderConfig = field(default_factory=LadderConfig)
     tick_log: TickLogConfig = field(default_factory=TickLogConfig)
     threads: int = 0

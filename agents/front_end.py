@@ -29,6 +29,7 @@ class FrontEndOutput:
         guidance: what the route asks for.
         ego_status: (4, width) float32, oldest first (layout: `agents/status.py`).
         inputs: the network's inputs; None where the planning camera gave nothing.
+        points_in_ego: (N, 3) LiDAR points of the last rotation, metres; empty where there are none.
     """
 
     observation: Observation
@@ -36,6 +37,7 @@ class FrontEndOutput:
     guidance: RouteGuidance
     ego_status: np.ndarray
     inputs: PlannerInputs | None
+    points_in_ego: np.ndarray
 
 
 class FrontEnd:
@@ -107,7 +109,8 @@ class FrontEnd:
         with tracer.span("preprocess"):
             status = self._status.step(ego, guidance, throttle, brake)
             inputs = self._inputs(observation, ego, status)
-        return FrontEndOutput(observation, ego, guidance, status, inputs)
+        points_in_ego = self._preprocessor.lidar_bev.points_in_ego
+        return FrontEndOutput(observation, ego, guidance, status, inputs, points_in_ego)
 
     def _inputs(self, observation: Observation, ego: EgoState, status: np.ndarray) -> PlannerInputs | None:
         image = observation.images.get(self._config.rig.planning_camera)

@@ -193,12 +193,16 @@ class LidarBev:
 
     Args:
         config: geometry.
+
+    Attributes:
+        points_in_ego: (N, 3) merged points of the last tick.
     """
 
     def __init__(self, config: BevConfig | None = None) -> None:
         self.config = config or BevConfig()
         self._sweeps: deque[tuple[EgoState, np.ndarray]] = deque()
         self._frames: deque[tuple[EgoState, np.ndarray]] = deque()
+        self.points_in_ego = np.empty((0, 3), np.float32)
 
     def reset(self) -> None:
         """Forget everything: a new route."""
@@ -226,8 +230,9 @@ class LidarBev:
         parts = [
             points if past is ego else to_present_ego(points, past, ego) for past, points in self._sweeps
         ]
-        points = np.concatenate([part[:, :3] for part in parts]) if parts else np.empty((0, 3), np.float32)
-        self._frames.append((ego, rasterize(points, self.config)))
+        nothing = np.empty((0, 3), np.float32)
+        self.points_in_ego = np.concatenate([part[:, :3] for part in parts]) if parts else nothing
+        self._frames.append((ego, rasterize(self.points_in_ego, self.config)))
         horizon_s = (self.config.n_frames - 1) * self.config.period_s
         while len(self._frames) > 1 and now - self._frames[1][0].sim_s >= horizon_s - 1e-6:
             self._frames.popleft()

@@ -5,6 +5,7 @@ When a stage fails the tick goes down a ladder, rung by rung, and each rung is c
 | rung | what is driven |
 |---|---|
 | `planned` | this tick's plan from this tick's sensors |
+| `guarded` | this tick's plan, shortened because something stands on it (`agents/guard.py`) |
 | `partial_sensors` | this tick's plan, though a sensor other than the planning camera gave nothing |
 | `stale_features` | a new plan from the last picture's features: the planning camera gave nothing |
 | `previous_plan` | the last good plan, seen from where the ego is now: perception or planner failed |
@@ -29,6 +30,7 @@ import numpy as np
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.control import Control, TrajectoryFollower
 from tickdrive.agents.front_end import FrontEnd, FrontEndOutput
+from tickdrive.agents.guard import CollisionGuard
 from tickdrive.agents.planning import ConstantVelocityPlanner, DiffusionPlannerStage, Planner
 from tickdrive.agents.route import to_ego
 from tickdrive.agents.shared_models import SharedModels, shared_models
@@ -124,6 +126,7 @@ class DrivingStack:
             config, global_plan_gps, global_plan_world_coord, self._planner.status_width
         )
         self._follower = TrajectoryFollower(config.control)
+        self._guard = CollisionGuard(config.guard)
         self._log = log
         self._tracer = Tracer()
         self._control = Control(0.0, 0.0, 0.0)
@@ -210,6 +213,7 @@ class DrivingStack:
                 plan = self._planner.plan(self._features, front.ego_status, front.ego.speed_mps, self._tracer)
             with self._tracer.span("postprocess"):
                 _check(plan)
+                plan, rung = self._guarded(plan, rung, front)
         except Exception as error:  # whatever the planner or perception dies of, the car must still be driven
             self._failures += 1
             if self._failures >= self._config.ladder.max_failures:
@@ -223,6 +227,20 @@ class DrivingStack:
         self._failures = 0
         self._good = (plan, front.ego)
         return _Planned(plan, self._reasoning, rung)
+
+    def _guarded(self, plan: Plan, rung: str, front: FrontEndOutput) -> tuple[Plan, str]:
+        if not self._config.guard.enabled or front.inputs is None:
+            return plan, rung
+        shorter = self._guard.step(
+            plan.waypoints_in_ego[0],
+            plan.dt_s,
+            front.ego.speed_mps,
+            front.points_in_ego,
+            front.inputs.lidar_bev,
+        )
+        if shorter is None:
+            return plan, rung
+        return dataclasses.replace(plan, waypoints_in_ego=shorter.waypoints_in_ego[None]), "guarded"
 
     def _perceive(self, front: FrontEndOutput) -> str:
         """Bring the features up to date; the rung that the plan will stand on."""
