@@ -96,7 +96,7 @@ class BenchmarkRow:
 
 def run_planner_benchmark(
     presets: Sequence[str] = ("compact",),
-    engines: Sequence[str] = ("reference", "cached", "hoisted"),
+    engines: Sequence[str] | None = None,
     device: str = "auto",
     dtypes: Sequence[str] = ("auto",),
     batches: Sequence[int] = (1,),
@@ -110,7 +110,7 @@ def run_planner_benchmark(
 
     Args:
         presets: names of presets.
-        engines: names of engines.
+        engines: names of engines; None for all that run on the device.
         device: torch device or `auto`.
         dtypes: keys of `engine.DTYPES`, or `auto`.
         batches: batch sizes.
@@ -131,6 +131,8 @@ def run_planner_benchmark(
     if not seconds > 0.0:
         raise PlannerError(f"The benchmark was to run {seconds} s a row.", "Give seconds above 0.")
     where = resolve_device(device)
+    if engines is None:
+        engines = ("reference", "cached", "hoisted", *(("traced",) if where.type == "cpu" else ()))
     rows: list[BenchmarkRow] = []
     for name in presets:
         trained = (policies or {}).get(name)
@@ -156,6 +158,8 @@ def run_planner_benchmark(
                 truth = [reference.plan(*item, count).waypoints_in_ego for item in sets]
                 bounds = policy.normalizer
                 center = ((bounds.low_m + bounds.high_m) / 2.0).cpu().numpy()
+                for _, _, built in forms:
+                    built.warm_up(*counts, batch, (count,), runs=1)
                 runs = _measure([form[2] for form in forms], sets, count, seconds)
                 for (engine, kind, built), (times_ms, plans) in zip(forms, runs, strict=True):
                     errors = [

@@ -7,6 +7,7 @@ Life cycle: `build_engine`, `warm_up`, `plan` any number of times, `close`. One 
 | `reference` | the study's own form, kept as the truth: one whole forward a step, encoder inside the loop |
 | `cached` | `encode_conditions` once, then `decode_trajectory` per step; any dtype |
 | `hoisted` | all that does not depend on the noisy trajectory in one batched pass before the loop (exact) |
+| `traced` | `hoisted` recorded for the shapes that `warm_up` is told, and replayed; CPU only |
 | `auto` | the fastest of these that works here; falling back is logged once and stands in `Plan.engine` |
 
 Torch's thread settings are the caller's. Errors in what the caller gives are `PlannerError`s.
@@ -15,7 +16,6 @@ Torch's thread settings are the caller's. Errors in what the caller gives are `P
 from __future__ import annotations
 
 import copy
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -28,8 +28,6 @@ from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.tracing import Tracer
 from tickdrive.planner.types import Features, Plan
-
-log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 """fp64 is for parity tests of exact algebra, on the CPU."""
@@ -267,78 +265,13 @@ class CachedEngine(PlannerEngine):
         self._policy = None
 
 
-class AutoEngine(PlannerEngine):
-    """The first of several engines that works; moves on to the next for good when one breaks.
-
-    What the caller did wrong (`PlannerError`) is passed on, never taken for a broken engine.
-
-    Args:
-        policy: what to run.
-        candidates: label and builder of each engine, fastest first.
-    """
-
-    name = "auto"
-
-    def __init__(
-        self,
-        policy: DiffusionPolicy,
-        device: torch.device,
-        dtype: torch.dtype,
-        candidates: Sequence[tuple[str, Callable[[], PlannerEngine]]],
-    ) -> None:
-        super().__init__(policy, device, dtype)
-        self._candidates = list(candidates)
-        self._fallen: list[str] = []
-        self._engine: PlannerEngine = self._next()
-
-    @property
-    def label(self) -> str:
-        """The label of the engine in use, and what it replaces."""
-        return self._engine.label + "".join(f" (fell back from {reason})" for reason in self._fallen)
-
-    def _next(self) -> PlannerEngine:
-        while self._candidates:
-            name, build = self._candidates.pop(0)
-            try:
-                engine = build()
-            except (RuntimeError, MemoryError) as error:
-                self._fall(name, error)
-                continue
-            self.dtype = engine.dtype
-            return engine
-        raise PlannerError(
-            f"No engine works here: {'; '.join(self._fallen)}.", "Try --engine reference on the CPU."
-        )
-
-    def _fall(self, name: str, error: BaseException) -> None:
-        reason = f"{name}: {(str(error).splitlines() or [type(error).__name__])[0][:120]}"
-        self._fallen.append(reason)
-        log.warning(
-            "planner engine %s; falling back to %s", reason, [item[0] for item in self._candidates] or "none"
-        )
-
-    def _sample(
-        self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
-    ) -> torch.Tensor:
-        while True:
-            try:
-                return self._engine._sample(features, ego_status, noise, steps, tracer)
-            except (RuntimeError, MemoryError) as error:
-                self._fall(self._engine.label, error)
-                self._engine.close()
-                self._engine = self._next()
-
-    def _release(self) -> None:
-        self._engine.close()
-
-
 def build_engine(
     name: str, policy: DiffusionPolicy, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
 ) -> PlannerEngine:
     """Build an engine.
 
     Args:
-        name: `auto`, `hoisted`, `cached` or `reference`.
+        name: `auto`, `traced`, `hoisted`, `cached` or `reference`.
         policy: trained policy; copied.
         device: torch device, or `auto`: CUDA where there is one.
         dtype: a key of `DTYPES`, a torch dtype, or `auto`: fp16 on CUDA; on the CPU fp32 (measured faster
@@ -348,12 +281,15 @@ def build_engine(
     Raises:
         PlannerError: an unknown name or dtype, or a device that is not there.
     """
+    from tickdrive.planner.auto_engine import AutoEngine
     from tickdrive.planner.hoisted import HoistedEngine
+    from tickdrive.planner.traced import TracedEngine
 
     kinds: dict[str, type[PlannerEngine]] = {
         "reference": ReferenceEngine,
         "cached": CachedEngine,
         "hoisted": HoistedEngine,
+        "traced": TracedEngine,
     }
     if name != "auto" and name not in kinds:
         raise PlannerError(f"There is no planner engine {name!r}.", did_you_mean(name, [*kinds, "auto"]))
@@ -362,6 +298,7 @@ def build_engine(
     if name != "auto":
         return kinds[name](policy, where, kind)
     chain: list[tuple[str, Callable[[], PlannerEngine]]] = [
+        *([("traced", lambda: TracedEngine(policy, where, kind))] if where.type == "cpu" else []),
         ("hoisted", lambda: HoistedEngine(policy, where, kind)),
         ("cached", lambda: CachedEngine(policy, where, kind)),
         ("reference", lambda: ReferenceEngine(policy, where, torch.float32)),

@@ -17,7 +17,7 @@ def test_rows_carry_what_the_figures_depend_on():
     policy = randomize(DiffusionPolicy(TINY)).eval()
     rows = run_planner_benchmark(
         presets=["compact"],
-        engines=["reference", "hoisted"],
+        engines=["reference", "hoisted", "traced"],
         device="cpu",
         dtypes=["fp32", "bf16"],
         batches=[1, 2],
@@ -27,9 +27,12 @@ def test_rows_carry_what_the_figures_depend_on():
         tokens=(6, 3),
     )
     forms = {(row["engine"], row["dtype"], row["batch"], row["steps"]) for row in rows}
-    kinds = [("reference", "fp32"), ("hoisted", "fp32"), ("hoisted", "bf16")]
+    kinds = [
+        ("reference", "fp32"),
+        *((name, kind) for name in ("hoisted", "traced") for kind in ("fp32", "bf16")),
+    ]
     assert forms == {(*kind, batch, steps) for kind in kinds for batch in (1, 2) for steps in (2, 5)}
-    assert len(rows) == 12
+    assert len(rows) == 20
     for row in rows:
         assert row["preset"] == "compact" and row["device"] == "cpu" and row["weights"] == "checkpoint"
         assert 0 < row["p50_ms"] <= row["p99_ms"] and row["runs"] >= 5

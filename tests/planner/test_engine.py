@@ -1,14 +1,16 @@
 import copy
 import dataclasses
 import logging
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from tickdrive.planner import hoisted
+from tickdrive.planner import hoisted, packed
 from tickdrive.planner.engine import build_engine, example_inputs
 from tickdrive.planner.errors import PlannerError
+from tickdrive.planner.gru import FoldedGru
 from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.random_weights import randomize
@@ -43,10 +45,19 @@ def rel_err(got, want, policy):
 
 
 def plan(policy, name, inputs, steps=10, dtype="fp64"):
-    return build_engine(name, policy, "cpu", dtype).plan(*inputs, steps).waypoints_in_ego
+    engine = build_engine(name, policy, "cpu", dtype)
+    if name == "traced":  # elsewhere the first plan warms up well enough
+        record(engine, inputs, steps)
+    return engine.plan(*inputs, steps).waypoints_in_ego
 
 
-@pytest.mark.parametrize("name", ["cached", "hoisted"])
+def record(engine, inputs, *steps):
+    """Warm an engine up for the shapes of some inputs."""
+    features = inputs[0]
+    engine.warm_up(features.vl_tokens.shape[1], features.reasoning_tokens.shape[1], len(inputs[2]), steps, 1)
+
+
+@pytest.mark.parametrize("name", ["cached", "hoisted", "traced"])
 @pytest.mark.parametrize("batch, padded", [(1, False), (1, True), (3, True), (8, False)])
 def test_engines_are_exact_algebra(policy, name, batch, padded):
     inputs = inputs_of(batch, padded=padded, seed=batch)
@@ -58,21 +69,25 @@ def test_engines_are_exact_algebra(policy, name, batch, padded):
 def test_the_hoist_is_exact_for_any_step_count(policy, steps):
     inputs = inputs_of(2)
     want = plan(policy, "reference", inputs, steps)
-    assert np.abs(plan(policy, "hoisted", inputs, steps) - want).max() < 1e-9
+    for name in ("hoisted", "traced"):
+        assert np.abs(plan(policy, name, inputs, steps) - want).max() < 1e-9
 
 
 @pytest.mark.parametrize("n_vl, n_reasoning", [(1, 0), (0, 1), (0, 0), (70, 9)])
 def test_the_hoist_is_exact_for_any_number_of_tokens(policy, n_vl, n_reasoning):
     inputs = inputs_of(2, n_vl, n_reasoning)
     want = plan(policy, "reference", inputs)
-    assert np.abs(plan(policy, "hoisted", inputs) - want).max() < 1e-9
+    for name in ("hoisted", "traced"):
+        assert np.abs(plan(policy, name, inputs) - want).max() < 1e-9
 
 
 def test_the_fused_gru_that_cuda_uses_is_the_same(policy):
     inputs = inputs_of(2)
     engine = build_engine("hoisted", policy, "cpu", "fp64")
     want = engine.plan(*inputs, 10).waypoints_in_ego
-    engine._decoder.fused_gru = True
+    decoder, network = engine._decoder, copy.deepcopy(policy.network)
+    decoder.head_gru = FoldedGru(network.head.gru, torch.float64, fused=True)
+    decoder.status_gru = FoldedGru(network.ego_status.history, torch.float64, fused=True)
     assert np.abs(engine.plan(*inputs, 10).waypoints_in_ego - want).max() < 1e-9
 
 
@@ -87,9 +102,11 @@ def test_reference_is_the_policys_own_sampling(policy):
     [
         ("cached", "fp32", 1e-5),
         ("hoisted", "fp32", 1e-5),
+        ("traced", "fp32", 1e-5),
         # ten steps on random weights, which do not pull the trajectory back as trained ones do
         ("cached", "bf16", 8e-2),
         ("hoisted", "bf16", 8e-2),
+        ("traced", "bf16", 8e-2),
         ("cached", "fp16", 1e-2),
         ("hoisted", "fp16", 1e-2),
     ],
@@ -169,11 +186,12 @@ def test_plans_are_fp32_metres_with_their_facts(policy):
     assert np.array_equal(result.waypoints_in_ego, kept)
 
 
-@pytest.mark.parametrize("name", ["reference", "cached", "hoisted", "auto"])
+@pytest.mark.parametrize("name", ["reference", "cached", "hoisted", "traced", "auto"])
 def test_inputs_are_left_as_they_were_and_plans_repeat(policy, name):
     features, status, noise = inputs_of(1)
     before = [t.clone() for t in (features.vl_tokens, features.reasoning_tokens, status, noise)]
     engine = build_engine(name, policy, "cpu", "fp32")
+    record(engine, (features, status, noise), 10)
     first = engine.plan(features, status, noise, 10).waypoints_in_ego
     second = engine.plan(features, status, noise, 10).waypoints_in_ego
     assert np.array_equal(first, second)
@@ -184,8 +202,9 @@ def test_inputs_are_left_as_they_were_and_plans_repeat(policy, name):
 def test_later_changes_to_the_policy_do_not_reach_an_engine(policy):
     own = copy.deepcopy(policy)
     inputs = inputs_of(1)
-    for name in ("reference", "cached", "hoisted"):
+    for name in ("reference", "cached", "hoisted", "traced"):
         engine = build_engine(name, own, "cpu", "fp32")
+        record(engine, inputs, 3)
         before = engine.plan(*inputs, 3).waypoints_in_ego
         randomize(own, seed=3)
         own.normalizer.high_m.mul_(2.0)
@@ -199,11 +218,13 @@ def test_later_changes_to_the_policy_do_not_reach_an_engine(policy):
         ("reference", ["denoise"]),
         ("cached", ["encode", "denoise"]),
         ("hoisted", ["encode", "hoist", "denoise"]),
+        ("traced", ["encode", "hoist", "denoise"]),
         ("auto", ["encode", "hoist", "denoise"]),
     ],
 )
 def test_spans(policy, name, stages):
     engine, tracer = build_engine(name, policy, "cpu", "fp32"), Tracer()
+    record(engine, inputs_of(1), 5)
     tracer.begin()
     engine.plan(*inputs_of(1), 5, tracer)
     trace = tracer.end()
@@ -238,13 +259,13 @@ def replace_features(**changes):
         (lambda i: (i[0], i[1] * float("nan"), i[2]), 10, "not finite"),
     ],
 )
-@pytest.mark.parametrize("name", ["hoisted", "auto"])
+@pytest.mark.parametrize("name", ["hoisted", "traced", "auto"])
 def test_wrong_calls_say_what_was_expected(policy, name, change, steps, message):
     engine = build_engine(name, policy, "cpu", "fp32")
     with pytest.raises(PlannerError, match=message):
         engine.plan(*change(inputs_of(1)), steps)
     if name == "auto":
-        assert engine.label == "hoisted fp32 cpu"  # a caller's error is no reason to fall back
+        assert engine.label == "traced fp32 cpu"  # a caller's error is no reason to fall back
 
 
 def test_wrong_builds_say_what_is_known(policy):
@@ -262,7 +283,7 @@ def test_wrong_builds_say_what_is_known(policy):
 
 
 def test_a_closed_engine_refuses_and_closes_again(policy):
-    for name in ("reference", "cached", "hoisted", "auto"):
+    for name in ("reference", "cached", "hoisted", "traced", "auto"):
         engine = build_engine(name, policy, "cpu", "fp32")
         engine.close()
         engine.close()
@@ -281,9 +302,10 @@ def test_falling_back_is_announced_once_and_recorded(policy, monkeypatch, caplog
     monkeypatch.setattr(hoisted.HoistedEngine, "_sample", out_of_memory)
     with caplog.at_level(logging.WARNING):
         plans = [engine.plan(*inputs, 10) for _ in range(3)]
-    assert len(caplog.records) == 1 and "no room for the hoist" in caplog.text
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and all("no room for the hoist" in text for text in said)  # traced, then hoisted
     for got in plans:
-        assert got.engine.startswith("cached fp32 cpu (fell back from hoisted fp32 cpu: no room")
+        assert got.engine.startswith("cached fp32 cpu (fell back from traced fp32 cpu: no room")
         assert rel_err(got.waypoints_in_ego, want, policy) < 1e-5
 
 
@@ -295,6 +317,66 @@ def test_an_engine_that_cannot_be_built_is_passed_over(policy, monkeypatch, capl
     with caplog.at_level(logging.WARNING):
         engine = build_engine("auto", policy, "cpu", "fp32")
     assert "not implemented here" in caplog.text and engine.label.startswith("cached fp32 cpu (fell back")
+
+
+def test_an_engine_that_breaks_while_warming_up_is_passed_over(policy, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise RuntimeError("this torch records nothing")
+
+    monkeypatch.setattr(torch.jit, "trace", broken)
+    engine = build_engine("auto", policy, "cpu", "fp32")
+    with caplog.at_level(logging.WARNING):
+        record(engine, inputs_of(1), 10)
+    assert "this torch records nothing" in caplog.text
+    assert engine.plan(*inputs_of(1), 10).engine.startswith("hoisted fp32 cpu (fell back from traced")
+
+
+@pytest.mark.parametrize(
+    "inputs, steps, reason",
+    [
+        (inputs_of(1), 4, r"not warmed up for \(1, 11, 4, 4\)"),
+        (inputs_of(2), 10, r"not warmed up for \(2, 11, 4, 10\)"),
+        (inputs_of(1, padded=True), 10, "padded"),
+    ],
+)
+def test_what_was_not_recorded_is_planned_all_the_same_and_said_once(policy, caplog, inputs, steps, reason):
+    want = plan(policy, "hoisted", inputs, steps, "fp32")
+    engine = build_engine("traced", policy, "cpu", "fp32")
+    record(engine, inputs_of(1), 10)
+    with caplog.at_level(logging.WARNING):
+        assert not caplog.records
+        for _ in range(2):
+            np.testing.assert_array_equal(engine.plan(*inputs, steps).waypoints_in_ego, want)
+    assert len(caplog.records) == 1 and re.search(reason, caplog.text)
+
+
+def test_the_recording_is_what_runs(policy, monkeypatch):
+    engine = build_engine("traced", policy, "cpu", "fp32")
+    record(engine, inputs_of(1), 10, 5)
+
+    def plain(*_):
+        raise AssertionError("went through Python")
+
+    monkeypatch.setattr(hoisted.HoistedEngine, "_stages_for", plain)
+    for steps in (10, 5):
+        engine.plan(*inputs_of(1), steps)
+
+
+def test_without_packed_products_the_plan_is_the_same_and_it_is_said_once(policy, monkeypatch, caplog):
+    def missing(*_):
+        raise RuntimeError("no such operator")
+
+    inputs = inputs_of(1)
+    want = plan(policy, "reference", inputs, dtype="fp32")
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", missing)
+    packed.packing_works.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            for name in ("hoisted", "traced"):
+                assert rel_err(plan(policy, name, inputs, dtype="fp32"), want, policy) < 1e-5
+    finally:
+        packed.packing_works.cache_clear()
+    assert len(caplog.records) == 1 and "no such operator" in caplog.text
 
 
 def test_warm_up_plans_at_the_counts_asked_for(policy, monkeypatch):

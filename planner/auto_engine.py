@@ -1,0 +1,99 @@
+"""Engine `auto`: the fastest that works here, and what happens when it stops working."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+
+from tickdrive.planner.engine import PlannerEngine
+from tickdrive.planner.errors import PlannerError
+from tickdrive.planner.policy import DiffusionPolicy
+from tickdrive.planner.tracing import Tracer
+from tickdrive.planner.types import Features
+
+log = logging.getLogger(__name__)
+
+
+class AutoEngine(PlannerEngine):
+    """The first of several engines that works; moves on to the next for good when one breaks.
+
+    What the caller did wrong (`PlannerError`) is passed on, never taken for a broken engine.
+
+    Args:
+        policy: what to run.
+        candidates: label and builder of each engine, fastest first.
+    """
+
+    name = "auto"
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        device: torch.device,
+        dtype: torch.dtype,
+        candidates: Sequence[tuple[str, Callable[[], PlannerEngine]]],
+    ) -> None:
+        super().__init__(policy, device, dtype)
+        self._candidates = list(candidates)
+        self._fallen: list[str] = []
+        self._engine: PlannerEngine = self._next()
+
+    @property
+    def label(self) -> str:
+        """The label of the engine in use, and what it replaces."""
+        return self._engine.label + "".join(f" (fell back from {reason})" for reason in self._fallen)
+
+    def warm_up(
+        self,
+        n_vl: int = 64,
+        n_reasoning: int = 8,
+        batch: int = 1,
+        steps: Sequence[int] | None = None,
+        runs: int = 3,
+    ) -> None:
+        """See `PlannerEngine.warm_up`; an engine that breaks here is passed over."""
+        while True:
+            try:
+                return self._engine.warm_up(n_vl, n_reasoning, batch, steps, runs)
+            except (RuntimeError, MemoryError) as error:
+                self._replace(error)
+
+    def _next(self) -> PlannerEngine:
+        while self._candidates:
+            name, build = self._candidates.pop(0)
+            try:
+                engine = build()
+            except (RuntimeError, MemoryError) as error:
+                self._fall(name, error)
+                continue
+            self.dtype = engine.dtype
+            return engine
+        raise PlannerError(
+            f"No engine works here: {'; '.join(self._fallen)}.", "Try --engine reference on the CPU."
+        )
+
+    def _replace(self, error: BaseException) -> None:
+        self._fall(self._engine.label, error)
+        self._engine.close()
+        self._engine = self._next()
+
+    def _fall(self, name: str, error: BaseException) -> None:
+        reason = f"{name}: {(str(error).splitlines() or [type(error).__name__])[0][:120]}"
+        self._fallen.append(reason)
+        log.warning(
+            "planner engine %s; falling back to %s", reason, [item[0] for item in self._candidates] or "none"
+        )
+
+    def _sample(
+        self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
+    ) -> torch.Tensor:
+        while True:
+            try:
+                return self._engine._sample(features, ego_status, noise, steps, tracer)
+            except (RuntimeError, MemoryError) as error:
+                self._replace(error)
+
+    def _release(self) -> None:
+        self._engine.close()
