@@ -46,7 +46,14 @@ class TrajectoryFollower:
         self._holding = False
         self._braking = False
 
-    def step(self, waypoints_in_ego: np.ndarray, dt_s: float, speed_mps: float, delta_s: float) -> Control:
+    def step(
+        self,
+        waypoints_in_ego: np.ndarray,
+        dt_s: float,
+        speed_mps: float,
+        delta_s: float,
+        path_in_ego: np.ndarray | None = None,
+    ) -> Control:
         """The control for the next tick.
 
         Args:
@@ -54,6 +61,8 @@ class TrajectoryFollower:
             dt_s: time between waypoints.
             speed_mps: present forward speed.
             delta_s: time since the last call (the tick).
+            path_in_ego: (T, 2) to steer along, where that is more than the waypoints: those of a plan that
+                was shortened end too near to aim at. None for the waypoints themselves.
 
         Raises:
             PlannerError: the plan has another shape or is not finite.
@@ -74,7 +83,7 @@ class TrajectoryFollower:
             return Control(throttle=0.0, steer=self._steer, brake=self._config.hold_brake)
         acceleration = self._wanted_acceleration(plan, arc, times, speed_mps)
         throttle, brake = self._pedals(acceleration, speed_mps, delta_s)
-        curve = _smooth(path)
+        curve = _smooth(path if path_in_ego is None else np.vstack([np.zeros((1, 2)), path_in_ego]))
         curve_arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(curve, axis=0).T))])
         steer = self._wheel(curve, curve_arc, speed_mps, delta_s)
         return Control(throttle=throttle, steer=steer, brake=brake)

@@ -127,16 +127,22 @@ class CollisionGuard:
         return float(arc[nearest[hit]].min()) if hit.any() else None
 
     def _speed_of(self, path: np.ndarray, arc: np.ndarray, at: float, lidar_bev: np.ndarray) -> float:
-        """Speed along the path of the thing at `at`, from where it was one raster of the history ago."""
+        """Speed along the path of the thing at `at`, from where it is and was one raster ago."""
+        now, before = (
+            self._nearest(path, arc, self._raster_cells(lidar_bev[frame, 1])) for frame in (-1, -2)
+        )
+        if now is None or before is None or abs(now - at) > _TRACK_M or abs(now - before) > _TRACK_M:
+            return 0.0
+        return max(0.0, (now - before) / self._bev.period_s)
+
+    def _raster_cells(self, obstacles: np.ndarray) -> np.ndarray:
+        """(N, 2) centres of the cells ahead that are not empty."""
         bev = self._bev
-        rows, columns = np.nonzero(lidar_bev[-2, 1])
+        rows, columns = np.nonzero(obstacles)
         x = bev.ahead_m - (rows + 0.5) * bev.cell_m
         y = (columns + 0.5) * bev.cell_m - bev.side_m
         near = (x > 0.0) & (np.abs(y) < self._config.side_m)
-        before = self._nearest(path, arc, np.stack([x[near], y[near]], axis=1))
-        if before is None or abs(at - before) > _TRACK_M:
-            return 0.0
-        return max(0.0, (at - before) / bev.period_s)
+        return np.stack([x[near], y[near]], axis=1)
 
 
 def _path(waypoints: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:

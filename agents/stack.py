@@ -84,6 +84,8 @@ class _Planned:
     plan: Plan | None
     reasoning: Reasoning | None
     rung: str
+    path_in_ego: np.ndarray | None = None
+    """To steer along, where the plan was shortened."""
 
 
 class DrivingStack:
@@ -213,7 +215,7 @@ class DrivingStack:
                 plan = self._planner.plan(self._features, front.ego_status, front.ego.speed_mps, self._tracer)
             with self._tracer.span("postprocess"):
                 _check(plan)
-                plan, rung = self._guarded(plan, rung, front)
+                shorter = self._guarded(plan, front)
         except Exception as error:  # whatever the planner or perception dies of, the car must still be driven
             self._failures += 1
             if self._failures >= self._config.ladder.max_failures:
@@ -226,11 +228,14 @@ class DrivingStack:
             return self._previous_plan(front.ego)
         self._failures = 0
         self._good = (plan, front.ego)
+        if shorter is not None:
+            return _Planned(shorter, self._reasoning, "guarded", plan.waypoints_in_ego[0])
         return _Planned(plan, self._reasoning, rung)
 
-    def _guarded(self, plan: Plan, rung: str, front: FrontEndOutput) -> tuple[Plan, str]:
+    def _guarded(self, plan: Plan, front: FrontEndOutput) -> Plan | None:
+        """The plan, shortened where something stands on it."""
         if not self._config.guard.enabled or front.inputs is None:
-            return plan, rung
+            return None
         shorter = self._guard.step(
             plan.waypoints_in_ego[0],
             plan.dt_s,
@@ -239,8 +244,8 @@ class DrivingStack:
             front.inputs.lidar_bev,
         )
         if shorter is None:
-            return plan, rung
-        return dataclasses.replace(plan, waypoints_in_ego=shorter.waypoints_in_ego[None]), "guarded"
+            return None
+        return dataclasses.replace(plan, waypoints_in_ego=shorter.waypoints_in_ego[None])
 
     def _perceive(self, front: FrontEndOutput) -> str:
         """Bring the features up to date; the rung that the plan will stand on."""
@@ -276,7 +281,11 @@ class DrivingStack:
             return Control(throttle=0.0, steer=self._control.steer, brake=SAFE_STOP_BRAKE)
         plan = planned.plan
         return self._follower.step(
-            plan.waypoints_in_ego[0], plan.dt_s, ego.speed_mps, min(max(delta_s, 0.001), 1.0)
+            plan.waypoints_in_ego[0],
+            plan.dt_s,
+            ego.speed_mps,
+            min(max(delta_s, 0.001), 1.0),
+            planned.path_in_ego,
         )
 
     def _log_failure(

@@ -18,7 +18,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from tickdrive.planner.augment import augment_image, augment_lidar, augment_status
+from tickdrive.planner.augment import (
+    augment_image,
+    augment_lidar,
+    augment_status,
+    plain_image,
+    plain_lidar,
+)
 from tickdrive.planner.config import to_yaml
 from tickdrive.planner.dataset import SampleTensors, TrainingData
 from tickdrive.planner.errors import ConfigError, DataError, PlannerError
@@ -36,6 +42,7 @@ from tickdrive.planner.training_state import (
     save_state,
     step_seed,
 )
+from tickdrive.planner.types import Features
 
 Report = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with ("step", step, steps, losses so far this epoch) after steps, and ("note …", …) for messages."""
@@ -84,7 +91,8 @@ class Trainer:
         )
         self._report = report or (lambda *_: None)
         self._check_shapes(policy)
-        policy.normalizer.fit(data.splits["train"].waypoints_in_ego)
+        if not config.init:  # weights that are there already mean the scale that they were trained with
+            policy.normalizer.fit(data.splits["train"].waypoints_in_ego)
         self.modules: dict[str, nn.Module] = {
             "policy": policy.to(self.device),
             "perception": channels_last(perception.to(self.device)),
@@ -92,10 +100,13 @@ class Trainer:
         self.averaged = {key: copy.deepcopy(module).eval() for key, module in self.modules.items()}
         for module in self.averaged.values():
             module.requires_grad_(False)
+        if config.freeze_perception:
+            self.modules["perception"].requires_grad_(False)
         self._names: dict[torch.Tensor, str] = {
             parameter: f"{key}.{name}"
             for key, module in self.modules.items()
             for name, parameter in module.named_parameters()
+            if parameter.requires_grad
         }
         self._optimizer = torch.optim.AdamW(
             self._parameter_groups(), lr=config.learning_rate, betas=(0.9, 0.98), fused=cuda
@@ -114,6 +125,7 @@ class Trainer:
         self._weights = self._sampling_weights()
         self._decision_weights = self._class_weights()
         self._forward = torch.compile(perception) if config.compile else perception
+        self._frozen = self._frozen_features() if config.freeze_perception else None
         self._open(resume)
 
     @property
@@ -155,7 +167,7 @@ class Trainer:
         majority = int(torch.bincount(self.data.splits["train"].decision).argmax())
         names = [name for name in self.data.splits if name != "train"] or ["train"]
         return {
-            name: evaluate(
+            "on_train" if name == "train" else name: evaluate(
                 cast(PerceptionModule, self.averaged["perception"]),
                 cast(DiffusionPolicy, self.averaged["policy"]),
                 self.data.splits[name],
@@ -220,18 +232,22 @@ class Trainer:
         torch.manual_seed(step_seed(config.seed, step))
         batch = self._train.select(indices.to(self._train.image.device), self.device)
         status = augment_status(batch.ego_status, config.augment)
-        image = augment_image(batch.image, config.augment)
-        lidar = augment_lidar(batch.lidar_bev, config.augment)
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
         policy = cast(DiffusionPolicy, self.modules["policy"])
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            features, predictions = self._forward(image, lidar, status)
+            if self._frozen is None:
+                image = augment_image(batch.image, config.augment)
+                lidar = augment_lidar(batch.lidar_bev, config.augment)
+                features, predictions = self._forward(image, lidar, status)
+            else:
+                features, predictions = _select(self._frozen, indices, self.device), None
             diffusion = policy.compute_loss(
                 TrainingBatch(features, status, batch.waypoints_in_ego), draws=config.draws
             ).loss
         losses = {"diffusion": diffusion.float()}
-        losses.update(auxiliary_losses(predictions, batch, self._decision_weights))
+        if predictions is not None:
+            losses.update(auxiliary_losses(predictions, batch, self._decision_weights))
         total = total_loss(losses, config.weights)
         self._optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -239,6 +255,18 @@ class Trainer:
         self._optimizer.step()
         self._average(step)
         return {name: value.detach() for name, value in {"loss": total, **losses}.items()}
+
+    @torch.no_grad()
+    def _frozen_features(self) -> Features:
+        """Features of every training sample, fp16, on the CPU."""
+        perception = cast(PerceptionModule, self.averaged["perception"])
+        parts = []
+        for indices in torch.arange(len(self._train)).split(64):
+            batch = self._train.select(indices.to(self._train.image.device), self.device)
+            features, _ = perception(plain_image(batch.image), plain_lidar(batch.lidar_bev), batch.ego_status)
+            parts.append([tensor.half().cpu() for tensor in _tokens(features)])
+        vl, reasoning, observation = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Features(vl, reasoning, observation)
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -361,6 +389,15 @@ class Trainer:
 
     def _set_progress(self, **changes: Any) -> None:
         self.progress = TrainingProgress(**{**self.progress.__dict__, **changes})
+
+
+def _tokens(features: Features) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return features.vl_tokens, features.reasoning_tokens, features.observation_tokens
+
+
+def _select(features: Features, indices: torch.Tensor, device: torch.device) -> Features:
+    vl, reasoning, observation = (tensor[indices].to(device).float() for tensor in _tokens(features))
+    return Features(vl, reasoning, observation)
 
 
 def resolve_device(name: str) -> torch.device:

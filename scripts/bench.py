@@ -28,7 +28,7 @@ def planner(
     with console.status("measuring") as status:
         rows = run_planner_benchmark(
             presets=presets.split(","),
-            engines=engines.split(","),
+            engines=None if engines == "auto" else engines.split(","),
             device=device,
             dtypes=dtypes.split(","),
             batches=_numbers("--batches", batches),

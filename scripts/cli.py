@@ -167,6 +167,7 @@ def record(
     ] = "",
     student_share: Annotated[float, typer.Option(help="Share of the time in which it drives.")] = 0.7,
     student_steps: Annotated[int, typer.Option(help="Its denoising steps.", min=1)] = 10,
+    stride_ticks: Annotated[int, typer.Option(help="A sample every so many ticks.", min=1)] = 5,
 ) -> None:
     """Record the expert: what the agent's sensors see, and what the expert would do. Resumes."""
     from tickdrive.scripts import record as command
@@ -183,6 +184,7 @@ def record(
             student=student,
             student_share=student_share,
             student_steps=student_steps,
+            stride_ticks=stride_ticks,
         )
     )
 
@@ -239,8 +241,8 @@ def bench_log(
 def bench_planner(
     presets: Annotated[str, typer.Option(help="By comma: compact, light, medium, seed.")] = "compact",
     engines: Annotated[
-        str, typer.Option(help="By comma: reference, cached, hoisted.")
-    ] = "reference,cached,hoisted",
+        str, typer.Option(help="By comma: reference, cached, hoisted, traced (CPU); auto: all of the device.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     dtypes: Annotated[str, typer.Option(help="By comma: auto, fp32, bf16, fp16.")] = "auto",
     batches: Annotated[str, typer.Option(help="Batch sizes, by comma.")] = "1",

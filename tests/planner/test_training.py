@@ -167,6 +167,29 @@ def test_training_learns_writes_its_curves_and_exports(data, tmp_path):
     assert torch.equal(policy.normalizer.high_m, run.averaged["policy"].normalizer.high_m)
 
 
+def test_the_planner_alone_can_be_trained_on_features_that_stay(data, tmp_path):
+    first = trainer(data, tmp_path / "first", epochs=2)
+    first.run()
+    torch.manual_seed(0)
+    policy, perception = DiffusionPolicy(POLICY), CompactPerception(PERCEPTION)
+    policy.load_state_dict(first.averaged["policy"].state_dict())
+    perception.load_state_dict(first.averaged["perception"].state_dict())
+    before = {name: value.clone() for name, value in perception.state_dict().items()}
+    bounds = policy.normalizer.high_m.clone()
+    settings = TrainingConfig(**{**vars(CONFIG), "init": "first", "freeze_perception": True, "epochs": 16})
+    run = Trainer(settings, data, policy, perception, vars(PERCEPTION), tmp_path / "second")
+    run.run()
+    rows = [json.loads(line) for line in (tmp_path / "second" / "curves.jsonl").read_text().splitlines()]
+    assert set(rows[0]["train"]) == {"loss", "diffusion"}
+    assert rows[-1]["train"]["diffusion"] < 0.8 * rows[0]["train"]["diffusion"]
+    for module in (run.modules["perception"], run.averaged["perception"]):
+        for name, value in module.state_dict().items():
+            torch.testing.assert_close(value, before[name], rtol=1e-6, atol=1e-6, msg=name)
+    assert torch.equal(run.modules["policy"].normalizer.high_m, bounds)
+    with pytest.raises(ConfigError, match="init"):
+        TrainingConfig(freeze_perception=True)
+
+
 def test_a_resumed_run_is_the_uninterrupted_one(data, tmp_path):
     whole = trainer(data, tmp_path / "whole")
     whole.run()
