@@ -88,7 +88,7 @@ def test_ddim_is_the_written_formula(config, steps):
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 20, 50, 100])
 def test_ddim_equals_diffusers_own_spacing_where_that_is_right(steps):
-    x = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     own = DDIMScheduler(
         100,
         beta_schedule="squaredcos_cap_v2",
@@ -97,9 +97,14 @@ def test_ddim_equals_diffusers_own_spacing_where_that_is_right(steps):
         prediction_type="epsilon",
     )
     own.set_timesteps(steps)
-    want = run(own, own.timesteps.tolist(), own.timesteps.tolist(), x)
     scheduler, schedule = ddim_scheduler(FULL, steps)
     assert list(schedule.timesteps) == own.timesteps.tolist()
+    levels = torch.tensor(schedule.alpha_bars[::-1], dtype=torch.float64)
+    torch.testing.assert_close(scheduler.alphas_cumprod.double(), levels, atol=0, rtol=1e-4)
+    # Both in fp64: at t = 99 the rounding of fp32, another on each machine, is multiplied by 2,000.
+    scheduler.alphas_cumprod = levels
+    own.alphas_cumprod = alpha_bar_table("squaredcos_cap_v2", 100)
+    want = run(own, own.timesteps.tolist(), own.timesteps.tolist(), x)
     torch.testing.assert_close(
         run(scheduler, schedule.timesteps, range(steps - 1, -1, -1), x), want, atol=1e-4, rtol=1e-4
     )
