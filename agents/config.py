@@ -231,8 +231,8 @@ class ControlConfig:
     wheelbase_m: float = 2.86
     rear_axle_m: float = 1.4
     max_steer_deg: float = 36.0
-    lookahead_s: float = 0.75
-    lookahead_min_m: float = 3.0
+    lookahead_s: float = 1.0
+    lookahead_min_m: float = 4.0
     lookahead_max_m: float = 14.0
     steer_rate_per_s: float = 4.0
     throttle_per_mps2: float = 0.16
