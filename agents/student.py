@@ -130,7 +130,7 @@ class Turns:
         self._left_s -= delta_s
         if self._left_s <= 0.0:
             share = self._config.student_share
-            # from the expert always on to the student, unless it never drives; back only where it shares
+            # by turns; a student that is to drive all the time gives the wheel back only when it is lost
             self.student = not self.student or share == 1.0
             self._left_s = self._stretch_s()
         return self.student

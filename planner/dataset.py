@@ -98,6 +98,7 @@ def load_training_data(
     recordings: Sequence[Recording],
     threads: int = 8,
     progress: Callable[[int, int], None] | None = None,
+    to_train: bool = True,
 ) -> TrainingData:
     """Decode recordings into memory.
 
@@ -105,6 +106,7 @@ def load_training_data(
         recordings: from `find_recordings`.
         threads: that decode.
         progress: called with (samples done, samples in all).
+        to_train: whether there must be samples to train on; to validate a checkpoint there need not.
 
     Raises:
         DataError: drives that do not fit together, a route that stands in two splits, a town of `val_town`
@@ -139,7 +141,7 @@ def load_training_data(
         splits[split] = SampleTensors(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         drives[split] = len(chosen)
         routes[split] = sorted({f"{item.meta.town}/{item.meta.route_id}" for item in chosen})
-    if "train" not in splits:
+    if to_train and "train" not in splits:
         raise DataError("No recording has split 'train'.", "Record some of the training routes.")
     return TrainingData(splits, decisions, drives, routes, dt_s)
 

@@ -1,11 +1,13 @@
-"""`tickdrive bench planner` and `tickdrive bench sim`."""
+"""`tickdrive bench planner`, `tickdrive bench sim` and `tickdrive bench accuracy`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tickdrive.planner.errors import ConfigError
-from tickdrive.scripts.output import console, show_rows
+from tickdrive.scripts.output import console, results_json, show_rows, write_json
 
 
 def planner(
@@ -52,6 +54,60 @@ def simulator(ticks: int, town: str, vehicles: int, walkers: int, json_file: Pat
             ticks=ticks, town=town, vehicles=vehicles, walkers=walkers, progress=status.update
         )
     show_rows("Simulator", rows, json_file)
+
+
+def accuracy(recordings: Sequence[Path], checkpoint: str, json_file: Path | None) -> None:
+    """Judge a checkpoint on recordings, open loop: plans by split, decisions by class.
+
+    Raises:
+        TickdriveError: recordings or checkpoint cannot be used.
+    """
+    import torch
+
+    from tickdrive.agents.perception.compact_network import CompactPerception
+    from tickdrive.agents.shared_models import resolve_checkpoint
+    from tickdrive.planner.dataset import load_training_data
+    from tickdrive.planner.export import PERCEPTION_FOLDER
+    from tickdrive.planner.metrics import evaluate
+    from tickdrive.planner.policy import DiffusionPolicy
+    from tickdrive.planner.recording import find_recordings
+
+    folder = resolve_checkpoint(checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    policy = DiffusionPolicy.from_pretrained(folder, device)
+    perception, facts = CompactPerception.from_pretrained(folder / PERCEPTION_FOLDER)
+    plans: list[dict[str, Any]] = []
+    decisions: list[dict[str, Any]] = []
+    with console.status("decoding") as status:
+        data = load_training_data(find_recordings(recordings), to_train=False)
+        counts = facts["data"]["train"]["decisions"]
+        majority = max(range(len(data.decisions)), key=lambda i: counts.get(data.decisions[i], 0))
+        for split, samples in data.splits.items():
+            status.update(f"judging {split}")
+            found = evaluate(
+                perception.to(device).eval(),
+                policy,
+                samples,
+                data.decisions,
+                majority,
+                device,
+                torch.float32,
+                limit=len(samples),
+            )
+            names = ("samples", "ade_m", "fde_m", "ade_zero_tokens_m", "ade_constant_velocity_m")
+            plans.append({"split": split, **{name: found[name] for name in names}})
+            right, guess = found["decision"], found["decision_majority"]
+            decisions.append(
+                {"split": split, "decision": "all", "n": found["samples"], "recall": right["accuracy"]}
+            )
+            decisions.append(
+                {**decisions[-1], "decision": f"always {guess['answer']}", "recall": guess["accuracy"]}
+            )
+            for name, row in right["by_class"].items():
+                decisions.append({"split": split, "decision": name, **row})
+    show_rows("Plans", plans, None)
+    show_rows("Decisions", decisions, None)
+    write_json(json_file, results_json([*plans, *decisions]))
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -270,6 +270,18 @@ def bench_sim(
     command.simulator(ticks, town, vehicles, walkers, json_file)
 
 
+@bench.command("accuracy")
+def bench_accuracy(
+    recordings: Annotated[list[Path], typer.Argument(help="Folders of recordings (tickdrive record).")],
+    checkpoint: Annotated[str, typer.Option(help="A shipped name or a checkpoint's folder.")] = "compact",
+    json_file: JsonOption = None,
+) -> None:
+    """A checkpoint on recordings, open loop: displacement errors, and decisions by class."""
+    from tickdrive.scripts import bench as command
+
+    command.accuracy(recordings, checkpoint, json_file)
+
+
 def main() -> None:
     """Entry point: a mendable error is one message and exit status 1, never a traceback."""
     logging.basicConfig(

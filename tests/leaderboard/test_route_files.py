@@ -129,7 +129,7 @@ def test_the_shipped_set(files: dict[str, list[Traced]]) -> None:
 
 def test_the_training_set(files: dict[str, list[Traced]], towns: Towns) -> None:
     training = files["training"]
-    assert 36 <= len(training) <= 60
+    assert len(training) == 96
     assert {t.route.town for t in training} == {"TickTown01", "TickTown03"}
     assert all(200.0 <= t.length_m <= 500.0 for t in training)
     commands = [command for traced in training for command in traced.commands]
