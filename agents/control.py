@@ -75,7 +75,7 @@ class TrajectoryFollower:
                 "Give (T, 2) finite metres with T of at least 2.",
             )
         path = np.vstack([np.zeros((1, 2)), plan])
-        arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
+        arc = arc_length(path)
         times = np.arange(len(path)) * dt_s
         if self._stand_still(arc, times, speed_mps):
             self._integral = 0.0
@@ -84,7 +84,7 @@ class TrajectoryFollower:
         acceleration = self._wanted_acceleration(plan, arc, times, speed_mps)
         throttle, brake = self._pedals(acceleration, speed_mps, delta_s)
         curve = _smooth(path if path_in_ego is None else np.vstack([np.zeros((1, 2)), path_in_ego]))
-        curve_arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(curve, axis=0).T))])
+        curve_arc = arc_length(curve)
         steer = self._wheel(curve, curve_arc, speed_mps, delta_s)
         return Control(throttle=throttle, steer=steer, brake=brake)
 
@@ -154,6 +154,11 @@ class TrajectoryFollower:
         step = config.steer_rate_per_s * delta_s
         self._steer += float(np.clip(wanted - self._steer, -step, step))
         return self._steer
+
+
+def arc_length(points: np.ndarray) -> np.ndarray:
+    """(N,) metres along the line through (N, 2) points."""
+    return np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
 
 
 def _smooth(path: np.ndarray, pieces: int = 4) -> np.ndarray:

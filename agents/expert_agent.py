@@ -11,7 +11,7 @@ from typing import Any
 import carla
 import numpy as np
 
-from tickdrive.agents.control import TrajectoryFollower
+from tickdrive.agents.control import Control, TrajectoryFollower
 from tickdrive.agents.expert import Expert, ExpertPlan
 from tickdrive.agents.expert_scene import ExpertScene, find_stop_lines, read_scene
 from tickdrive.leaderboard.autonomous_agent import PrivilegedAgent, Track
@@ -49,9 +49,7 @@ class ExpertAgent(PrivilegedAgent):
         """The control that follows a plan from the present state."""
         speed = float(scene.ego.velocity @ _forward(scene.ego.yaw_deg))
         control = self._follower.step(plan.waypoints_in_ego, self.expert.config.dt_s, speed, TICK_S)
-        return carla.VehicleControl(
-            throttle=control.throttle, steer=control.steer, brake=control.brake, manual_gear_shift=False
-        )
+        return vehicle_control(control)
 
     def destroy(self) -> None:
         """Forget the route."""
@@ -66,6 +64,13 @@ class ExpertAgent(PrivilegedAgent):
             expert.stop_lines = find_stop_lines(self.world, expert.xy, expert.yaw, expert.s)
             self._expert = expert
         return self._expert
+
+
+def vehicle_control(control: Control) -> carla.VehicleControl:
+    """The follower's control as CARLA takes it."""
+    return carla.VehicleControl(
+        throttle=control.throttle, steer=control.steer, brake=control.brake, manual_gear_shift=False
+    )
 
 
 def _forward(yaw_deg: float) -> np.ndarray:

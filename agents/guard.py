@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tickdrive.agents.config import GuardConfig
+from tickdrive.agents.control import arc_length
 from tickdrive.agents.preprocess import BevConfig
 
 _STEP_M = 0.25
@@ -89,7 +90,7 @@ class CollisionGuard:
         times = dt_s * np.arange(1, len(waypoints_in_ego) + 1)
         braking_s = np.minimum(times, closing / deceleration)
         allowed = thing_mps * times + closing * braking_s - 0.5 * deceleration * braking_s**2
-        planned = _arc(np.vstack([np.zeros((1, 2)), waypoints_in_ego]))[1:]
+        planned = arc_length(np.vstack([np.zeros((1, 2)), waypoints_in_ego]))[1:]
         wanted = np.minimum(planned, allowed)
         shortened = np.stack([np.interp(wanted, arc, path[:, axis]) for axis in (0, 1)], axis=1)
         return GuardedPlan(shortened.astype(np.float32), float(gap), float(thing_mps), float(needed))
@@ -153,10 +154,6 @@ def _path(waypoints: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
     direction = corners[-1] - corners[-2] if len(corners) > 1 else np.array([1.0, 0.0])
     end = corners[-1] + direction / np.hypot(*direction) * max(reach, 1.0)
     corners = np.vstack([corners, end])
-    arc = _arc(corners)
+    arc = arc_length(corners)
     along = np.arange(0.0, max(reach, float(arc[-2])) + _STEP_M, _STEP_M)
     return np.stack([np.interp(along, arc, corners[:, axis]) for axis in (0, 1)], axis=1), along
-
-
-def _arc(points: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])

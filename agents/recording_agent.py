@@ -19,7 +19,7 @@ import numpy as np
 
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.expert import ExpertPlan
-from tickdrive.agents.expert_agent import TICK_S, ExpertAgent
+from tickdrive.agents.expert_agent import TICK_S, ExpertAgent, vehicle_control
 from tickdrive.agents.expert_scene import ExpertScene, read_scene
 from tickdrive.agents.front_end import FrontEnd, FrontEndOutput
 from tickdrive.agents.preprocess import BEV_LAYOUT, BevConfig
@@ -264,12 +264,7 @@ class RecordingAgent(ExpertAgent):
                 self._student.take_over()
             control = self._student.control(seen, TICK_S)
             if control is not None:
-                return carla.VehicleControl(
-                    throttle=control.throttle,
-                    steer=control.steer,
-                    brake=control.brake,
-                    manual_gear_shift=False,
-                )
+                return vehicle_control(control)
         return self._disturb(self.control_for(plan, scene))
 
     def _due(self, scene: ExpertScene) -> bool:

@@ -75,8 +75,14 @@ class LightTimes:
 
     def __post_init__(self) -> None:
         for seconds in (self.green_s, self.yellow_s, self.red_s):
-            if not (math.isfinite(seconds) and seconds >= 0.0):
-                raise ValueError(f"a light cannot last {seconds} s")
+            light_seconds(seconds)
+
+
+def light_seconds(seconds: float) -> float:
+    """A duration that a light can last; ValueError unless finite and not negative."""
+    if not math.isfinite(seconds) or seconds < 0.0:
+        raise ValueError(f"a light cannot last {seconds} s")
+    return float(seconds)
 
 
 @dataclass(frozen=True, slots=True)

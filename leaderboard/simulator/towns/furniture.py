@@ -11,7 +11,7 @@ import logging
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import carla
 import numpy as np
@@ -81,8 +81,8 @@ def read_lights(
             trigger = Box(pose, (0.01, 0.01, 0.01))
         group, phase = cycles[sign_id]
         lanes = tuple(line.lane for line in lines[sign_id])
-        spec = TrafficLightSpec(sign_id, group, phase, pose, trigger, stops, lanes)
-        lights.append(replace(spec, times=times[sign_id]) if sign_id in times else spec)
+        lasts = times.get(sign_id, LightTimes())
+        lights.append(TrafficLightSpec(sign_id, group, phase, pose, trigger, stops, lanes, lasts))
     return tuple(lights)
 
 

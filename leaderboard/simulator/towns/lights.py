@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tickdrive.leaderboard.simulator.geometry import Pose, rotation_matrix, wrap_deg
-from tickdrive.leaderboard.simulator.interfaces import Box, LightColour, LightTimes, TrafficLightSpec
+from tickdrive.leaderboard.simulator.interfaces import (
+    Box,
+    LightColour,
+    LightTimes,
+    TrafficLightSpec,
+    light_seconds,
+)
 
 _CELL_M = 16.0
 #: a vehicle crossing a trigger sideways (on the road that crosses) is not governed by it
@@ -110,15 +116,15 @@ class TrafficLightSystem:
 
     def set_green_s(self, sign_id: str, seconds: float) -> None:
         """Set the green time of a head's phase; ValueError unless finite and not negative."""
-        self._phase(sign_id).seconds[LightColour.GREEN] = _duration(seconds)
+        self._phase(sign_id).seconds[LightColour.GREEN] = light_seconds(seconds)
 
     def set_yellow_s(self, sign_id: str, seconds: float) -> None:
         """Set the yellow time of a head's phase; ValueError unless finite and not negative."""
-        self._phase(sign_id).seconds[LightColour.YELLOW] = _duration(seconds)
+        self._phase(sign_id).seconds[LightColour.YELLOW] = light_seconds(seconds)
 
     def set_red_s(self, sign_id: str, seconds: float) -> None:
         """Set the all-red time after a head's phase; ValueError unless finite and not negative."""
-        self._phase(sign_id).seconds[LightColour.RED] = _duration(seconds)
+        self._phase(sign_id).seconds[LightColour.RED] = light_seconds(seconds)
 
     def freeze(self, sign_id: str, frozen: bool) -> None:
         """Stop or resume the clock of a head's group."""
@@ -296,12 +302,6 @@ def _phase(times: LightTimes) -> _Phase:
             LightColour.RED: times.red_s,
         }
     )
-
-
-def _duration(seconds: float) -> float:
-    if not math.isfinite(seconds) or seconds < 0.0:
-        raise ValueError(f"a light cannot last {seconds} s")
-    return float(seconds)
 
 
 def _cycle_s(group: _Group) -> float:
