@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -11,6 +12,7 @@ from types import TracebackType
 import carla
 
 from tickdrive.leaderboard.simulator_watch import PortProbe, WakeUpGuard
+from tickdrive.leaderboard.traffic_manager_rpc import wake_worker
 from tickdrive.planner.errors import RouteError, ServerError, did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
@@ -190,8 +192,7 @@ class CarlaSession:
 
     def _wake_traffic_manager(self) -> None:
         if self._traffic_manager is not None:
-            self._traffic_manager.set_synchronous_mode(False)
-            self._traffic_manager.set_synchronous_mode(True)
+            asyncio.run(wake_worker("127.0.0.1", self.traffic_manager_port))
 
     def answers(self) -> bool:
         """Whether the server still lives; asked when something else failed, to tell whose fault it was."""

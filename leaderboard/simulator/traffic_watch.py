@@ -22,9 +22,9 @@ import asyncio
 import logging
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
-import msgpack
+from tickdrive.leaderboard.traffic_manager_rpc import call_traffic_manager, wake_worker
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,10 @@ _POLL_S = 0.1
 _STEP_MISSING_POLLS = 5
 #: silence after a step, in polls; doubled for a client whenever it turns out to have only computed
 _TICK_MISSING_POLLS = 100
-_CALL_TIMEOUT_S = 5.0
 _TICKS = ("tick_cue", "set_episode_settings")
 _STEP = "apply_batch"
+#: asked by a Traffic Manager before it waits for its next step; by an asynchronous one, without end
+_POLLING = "get_episode_settings"
 
 
 class _Client:
@@ -64,6 +65,8 @@ class TrafficWatch:
 
     def note(self, client: object, method: str) -> None:
         """A client called a method."""
+        if method == _POLLING:
+            return  # says nothing of the thread that ticks
         state = self._clients.get(client)
         if state is None:
             state = self._clients[client] = _Client()
@@ -98,34 +101,15 @@ class TrafficWatch:
         silent = state.silent_polls
         if state.last_method in _TICKS and state.stepped and silent >= _STEP_MISSING_POLLS:
             log.warning("the Traffic Manager at port %d missed a tick: waking it", port)
-            self._call(host, port, ("set_synchronous_mode", False), ("set_synchronous_mode", True))
+            self._start(wake_worker(host, port))
         elif state.last_method == _STEP and silent >= state.patience:
             log.info("a client is silent after a step of its Traffic Manager at port %d: waking it", port)
-            self._call(host, port, ("synchronous_tick",))
+            self._start(call_traffic_manager(host, port, ("synchronous_tick",)))
         else:
             return
         state.nudged_at = time.monotonic()
 
-    def _call(self, host: str, port: int, *calls: tuple[object, ...]) -> None:
-        task = asyncio.ensure_future(_call_manager(host, port, calls))
+    def _start(self, call: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(call)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
-
-
-async def _call_manager(host: str, port: int, calls: tuple[tuple[object, ...], ...]) -> None:
-    """Call methods of a Traffic Manager's RPC server, which wants no metadata, one after the other."""
-    try:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _CALL_TIMEOUT_S)
-        try:
-            unpacker = msgpack.Unpacker()
-            for number, (method, *args) in enumerate(calls):
-                writer.write(msgpack.packb([0, number, method, args]))
-                while not any(True for _ in unpacker):
-                    data = await asyncio.wait_for(reader.read(4096), _CALL_TIMEOUT_S)
-                    if not data:
-                        return
-                    unpacker.feed(data)
-        finally:
-            writer.close()
-    except (OSError, asyncio.TimeoutError) as error:
-        log.warning("the Traffic Manager at %s:%d does not answer: %s", host, port, error)

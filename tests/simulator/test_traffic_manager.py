@@ -102,7 +102,9 @@ def test_a_lost_wake_up_is_mended() -> None:
                 watch.note(client, method)
         watch.note(stuck, "tick_cue")
         running = asyncio.ensure_future(watch.run())
-        await asyncio.sleep(3.0)
+        for _ in range(30):
+            watch.note(stuck, "get_episode_settings")  # an asynchronous Traffic Manager of the same client
+            await asyncio.sleep(0.1)
         running.cancel()
         manager.close()
 
