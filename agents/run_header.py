@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +42,7 @@ def run_header(config: AgentConfig, engine: str, route: str = "") -> dict[str, A
             "cores": _usable_cores(),
             "torch_threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "driver": _driver(),
         },
         "versions": versions,
         "commit": _commit(),
@@ -63,6 +65,16 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    """Version of the loaded NVIDIA driver; None where there is none."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"\b\d+\.\d+(?:\.\d+)?\b", text)
+    return found.group() if found else None
 
 
 def _commit() -> str | None:

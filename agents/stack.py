@@ -5,7 +5,6 @@ When a stage fails the tick goes down a ladder, rung by rung, and each rung is c
 | rung | what is driven |
 |---|---|
 | `planned` | this tick's plan from this tick's sensors |
-| `guarded` | this tick's plan, shortened because something stands on it (`agents/guard.py`) |
 | `partial_sensors` | this tick's plan, though a sensor other than the planning camera gave nothing |
 | `stale_features` | a new plan from the last picture's features: the planning camera gave nothing |
 | `previous_plan` | the last good plan, seen from where the ego is now: perception or planner failed |
@@ -61,6 +60,7 @@ class TickOutput:
         plan: the plan that was driven, (1, T, 2) in the present ego frame, or None.
         reasoning: why, or None where the extractor does not say.
         rung: see the module's table.
+        guarded: whether the plan was shortened because something stands on it (`agents/guard.py`).
         control: pedals and wheel.
         trace: spans.
         outside_ms: wall time since the previous tick's return; None on the first.
@@ -74,6 +74,7 @@ class TickOutput:
     plan: Plan | None
     reasoning: Reasoning | None
     rung: str
+    guarded: bool
     control: Control
     trace: TickTrace
     outside_ms: float | None
@@ -188,6 +189,7 @@ class DrivingStack:
             plan=planned.plan,
             reasoning=planned.reasoning,
             rung=planned.rung,
+            guarded=planned.path_in_ego is not None,
             control=control,
             trace=trace,
             outside_ms=outside_ms,
@@ -229,7 +231,7 @@ class DrivingStack:
         self._failures = 0
         self._good = (plan, front.ego)
         if shorter is not None:
-            return _Planned(shorter, self._reasoning, "guarded", plan.waypoints_in_ego[0])
+            return _Planned(shorter, self._reasoning, rung, plan.waypoints_in_ego[0])
         return _Planned(plan, self._reasoning, rung)
 
     def _guarded(self, plan: Plan, front: FrontEndOutput) -> Plan | None:
@@ -357,6 +359,8 @@ def tick_record(output: TickOutput) -> TickRecord:
             "steer": round(control.steer, 4),
             "brake": round(control.brake, 4),
         },
+        guarded=output.guarded,
+        engine="" if plan is None else plan.engine,
     )
 
 

@@ -1,8 +1,9 @@
 """The tick log: JSON Lines, a header and then one line a tick, safe against a kill at any moment.
 
-Line 1 is ``{"type": "header", "schema": 1, ...}``; each further line is
+Line 1 is ``{"type": "header", "schema": 2, ...}``; each further line is
 ``{"type": "tick", "frame", "sim_s", "total_ms", "spans": [{"name", "parent", "start_ms", "ms"}],
-"other_ms", "outside_ms", "steps", "granularity", "rung", "reasoning", "ego", "plan", "control"}``.
+"other_ms", "outside_ms", "steps", "granularity", "rung", "guarded", "engine", "predicted_ms", "preempted",
+"latency", "reasoning", "ego", "plan", "control"}``.
 
 A line is written with one `write` call on an unbuffered file descriptor, so a killed process loses at most
 the tick in flight. A log whose last line is cut off is read up to the damage, and says so.
@@ -15,7 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,27 @@ import numpy as np
 from tickdrive.planner.errors import DataError
 from tickdrive.planner.tracing import TickTrace
 
-SCHEMA = 1
+SCHEMA = 2
 _LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """Simulated latency of the plan in force.
+
+    Attributes:
+        mode: of the model: "measured", "fixed" or "trace".
+        us: latency L of that plan, microseconds; None before the first plan.
+        observed_frame: the frame it was planned from; None before the first plan.
+        busy: whether a later plan is still being computed, so that this tick's observation was not taken.
+        past_horizon: whether the plan in force has run out.
+    """
+
+    mode: str
+    us: int | None
+    observed_frame: int | None
+    busy: bool
+    past_horizon: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,13 +58,18 @@ class TickRecord:
         trace: spans from `run_step`'s entry to (just before) its return.
         outside_ms: wall time between the previous `run_step`'s return and this one's entry, that is, what
             simulator and evaluator took; None on the first tick.
-        steps: denoising steps of the plan in force; 0 where no planner ran.
+        steps: denoising steps run in this tick; 0 where no planner ran.
         granularity: "step" where the engine tells denoising steps apart, else "plan".
-        rung: how the plan was come by, "planned" when all went well.
+        rung: how the plan in force was come by (`agents/stack.py` has the table).
         reasoning: class -> probability, or None.
         ego: position_in_world, yaw_deg, speed_mps, ...
         plan: (T, 2) waypoints in the ego frame, metres, or None.
         control: throttle, steer, brake.
+        guarded: whether the plan was shortened because something stands on it.
+        engine: what made the plan in force; a fallback from a faster engine is named here.
+        predicted_ms: what the tick budget expected this tick to take; None without a budget.
+        preempted: involuntary context switches during the tick: the machine was busy elsewhere.
+        latency: what the latency model says of the plan in force; None with the model off.
     """
 
     frame: int
@@ -58,6 +83,11 @@ class TickRecord:
     ego: Mapping[str, Any]
     plan: np.ndarray | None
     control: Mapping[str, float]
+    guarded: bool = False
+    engine: str = ""
+    predicted_ms: float | None = None
+    preempted: int | None = None
+    latency: LatencyRecord | None = None
 
 
 class TickLog:
@@ -115,6 +145,11 @@ class TickLog:
                 "steps": record.steps,
                 "granularity": record.granularity,
                 "rung": record.rung,
+                "guarded": record.guarded,
+                "engine": record.engine,
+                "predicted_ms": None if record.predicted_ms is None else round(record.predicted_ms, 3),
+                "preempted": record.preempted,
+                "latency": None if record.latency is None else asdict(record.latency),
                 "reasoning": None
                 if record.reasoning is None
                 else {name: round(float(p), 4) for name, p in record.reasoning.items()},

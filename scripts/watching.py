@@ -146,6 +146,8 @@ class FilmMaker(Observer):
         caption = "" if why is None else f"{why.decision.name} {why.probability:.2f}"
         if output.rung != "planned":
             caption = f"{caption} [{output.rung}]".strip()
+        if output.guarded:
+            caption = f"{caption} [guarded]".strip()
         return FilmFrame(
             image=output.image,
             plan_in_ego=None if output.plan is None else output.plan.waypoints_in_ego[0],

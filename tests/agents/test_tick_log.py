@@ -43,7 +43,7 @@ def test_what_is_written_is_read_back(tmp_path):
         log.append(record(frame))
     log.close()
     loaded = read_log(tmp_path / "run")
-    assert (loaded.header["schema"], loaded.header["engine"]) == (1, "hoisted")
+    assert (loaded.header["schema"], loaded.header["engine"]) == (2, "hoisted")
     assert [t["frame"] for t in loaded.ticks] == [5, 6]
     tick = loaded.ticks[0]
     assert tick["spans"][1] == {"name": "encode", "parent": "planner", "start_ms": 1.0, "ms": 5.0}
@@ -169,8 +169,9 @@ def test_every_line_is_json_with_the_documented_keys(tmp_path):
     log.close()
     header, tick = (json.loads(line) for line in path.read_text().splitlines())
     assert header["type"] == "header"
-    stated = "type frame sim_s total_ms spans other_ms outside_ms steps granularity rung reasoning ego plan"
-    assert list(tick) == [*stated.split(), "control"]
+    stated = "type frame sim_s total_ms spans other_ms outside_ms steps granularity rung guarded"
+    stated += " engine predicted_ms preempted latency reasoning ego plan control"
+    assert list(tick) == stated.split()
 
 
 def test_what_is_not_finite_is_written_as_null(tmp_path):

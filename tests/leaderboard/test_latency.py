@@ -53,7 +53,7 @@ def test_no_ticks_is_an_error():
 
 def test_the_command_prints_the_table_and_writes_the_json(tmp_path):
     log = tmp_path / "ticks.jsonl"
-    lines = [{"type": "header", "schema": 1}, *(tick(40.0 + k, [("vl", None, 20.0)]) for k in range(20))]
+    lines = [{"type": "header", "schema": 2}, *(tick(40.0 + k, [("vl", None, 20.0)]) for k in range(20))]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "l.json"
     result = CliRunner().invoke(app, ["latency", str(log), "--json", str(out)])
