@@ -1,4 +1,4 @@
-"""Configuration of the agent: rig, perception, planner, localisation, control, error ladder, tick log.
+"""Configuration of the agent: rig, perception, planner, localisation, control, failures, latency, log.
 
 Filled from `configs/agent.yaml` by `tickdrive.planner.config.load_config`. Lengths in metres, angles in
 degrees, mounting poses in the ego frame (CARLA's: x forward, y right, z up).
@@ -17,6 +17,9 @@ PERCEPTION_KINDS = ("compact", "vlm")
 PLANNER_KINDS = ("diffusion", "constant_velocity")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+LATENCY_MODES = ("off", "measured", "fixed", "trace")
+LATENCY_ROUNDINGS = ("quantised", "subtick")
+LATENCY_BUSY = ("follow", "hold")
 
 
 def _one_of(key: str, got: str, allowed: Sequence[str]) -> None:
@@ -137,6 +140,7 @@ class PlannerConfig:
         dtype: "auto" (the engine's choice for the device), "fp32", "bf16", "fp16".
         seed: of the sampler's starting noise.
         noise_scale: standard deviation of the starting noise; 1 is the diffusion's own prior.
+        delay_ms: added to every plan, to try how a slower planner drives.
     """
 
     kind: str = "diffusion"
@@ -147,6 +151,7 @@ class PlannerConfig:
     dtype: str = "auto"
     seed: int = 0
     noise_scale: float = 1.0
+    delay_ms: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of("planner.kind", self.kind, PLANNER_KINDS)
@@ -156,6 +161,7 @@ class PlannerConfig:
         if not 1 <= self.steps <= 1000:
             raise ConfigError(f"planner.steps is {self.steps}.", "Give 1 to 1000; 10 is usual.")
         _positive("planner.noise_scale", self.noise_scale, zero_allowed=True)
+        _positive("planner.delay_ms", self.delay_ms, zero_allowed=True)
 
 
 @dataclass(frozen=True)
@@ -313,6 +319,70 @@ class LadderConfig:
 
 
 @dataclass(frozen=True)
+class BudgetConfig:
+    """The time a tick may take, and what is dropped to keep it (`agents/tick_budget.py`).
+
+    Attributes:
+        enabled: keep it; without, every tick runs `planner.steps`, however long that takes.
+        tick_ms: the budget of a whole tick, from `run_step`'s entry to its return.
+        margin_ms: kept free of what is predicted.
+        steps: step counts to fall back to, fewer than `planner.steps`; they are warmed up with it.
+        history: ticks that a prediction looks back on.
+    """
+
+    enabled: bool = True
+    tick_ms: float = 50.0
+    margin_ms: float = 2.0
+    steps: list[int] = field(default_factory=lambda: [5, 2])
+    history: int = 100
+
+    def __post_init__(self) -> None:
+        _positive("budget.tick_ms", self.tick_ms)
+        _positive("budget.margin_ms", self.margin_ms, zero_allowed=True)
+        if any(steps < 1 for steps in self.steps):
+            raise ConfigError(f"budget.steps is {self.steps}.", "Give step counts of at least 1.")
+        if not 10 <= self.history <= 10_000:
+            raise ConfigError(f"budget.history is {self.history}.", "Give 10 to 10000 ticks.")
+
+
+@dataclass(frozen=True)
+class LatencyConfig:
+    """What latency does to driving (`agents/latency_model.py`); off are the leaderboards' semantics.
+
+    Attributes:
+        mode: "off", "measured" (this machine's own), "fixed" (`ms`) or "trace" (those of the log `trace`).
+        ms: whole-agent latency for mode "fixed".
+        trace: a tick log (or a run's folder) whose latencies are replayed, for mode "trace".
+        rounding: "quantised" to whole ticks, or "subtick": time-weighted means of old and new controls.
+        busy: while a plan is being computed, "follow" the plan in force, or "hold" the last control.
+        compensation: plan for the moment at which the plan takes effect, instead of as if no time passed.
+    """
+
+    mode: str = "off"
+    ms: float = 0.0
+    trace: str = ""
+    rounding: str = "quantised"
+    busy: str = "follow"
+    compensation: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("latency.mode", self.mode, LATENCY_MODES)
+        _one_of("latency.rounding", self.rounding, LATENCY_ROUNDINGS)
+        _one_of("latency.busy", self.busy, LATENCY_BUSY)
+        if not 0.0 <= self.ms <= 60_000.0:
+            raise ConfigError(f"latency.ms is {self.ms}.", "Give milliseconds from 0 to 60000.")
+        if self.ms and self.mode != "fixed":
+            raise ConfigError(
+                f"latency.ms is {self.ms:g} and latency.mode is {self.mode!r}.", "Set latency.mode=fixed."
+            )
+        if bool(self.trace) != (self.mode == "trace"):
+            raise ConfigError(
+                f"latency.mode is {self.mode!r} and latency.trace is {self.trace!r}.",
+                "Mode 'trace' needs a tick log in latency.trace, and no other mode takes one.",
+            )
+
+
+@dataclass(frozen=True)
 class TickLogConfig:
     """Where the per-tick log goes.
 
@@ -341,6 +411,8 @@ class AgentConfig:
         control: trajectory follower.
         guard: shortens plans that would run into something.
         ladder: what happens on failures.
+        budget: what is dropped to keep the tick.
+        latency: what latency does to driving.
         tick_log: where ticks are logged.
         threads: torch threads; 0 leaves torch's own choice.
     """
@@ -353,6 +425,8 @@ class AgentConfig:
     control: ControlConfig = field(default_factory=ControlConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     ladder: LadderConfig = field(default_factory=LadderConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
     tick_log: TickLogConfig = field(default_factory=TickLogConfig)
     threads: int = 0
 
