@@ -334,15 +334,15 @@ class BudgetConfig:
     tick_ms: float = 50.0
     margin_ms: float = 2.0
     steps: list[int] = field(default_factory=lambda: [5, 2])
-    history: int = 100
+    history: int = 20
 
     def __post_init__(self) -> None:
         _positive("budget.tick_ms", self.tick_ms)
         _positive("budget.margin_ms", self.margin_ms, zero_allowed=True)
         if any(steps < 1 for steps in self.steps):
             raise ConfigError(f"budget.steps is {self.steps}.", "Give step counts of at least 1.")
-        if not 10 <= self.history <= 10_000:
-            raise ConfigError(f"budget.history is {self.history}.", "Give 10 to 10000 ticks.")
+        if not 5 <= self.history <= 10_000:
+            raise ConfigError(f"budget.history is {self.history}.", "Give 5 to 10000 ticks.")
 
 
 @dataclass(frozen=True)
@@ -366,6 +366,8 @@ class LatencyConfig:
     compensation: bool = True
 
     def __post_init__(self) -> None:
+        if self.mode == "False":  # a bare off is a boolean in YAML
+            object.__setattr__(self, "mode", "off")
         _one_of("latency.mode", self.mode, LATENCY_MODES)
         _one_of("latency.rounding", self.rounding, LATENCY_ROUNDINGS)
         _one_of("latency.busy", self.busy, LATENCY_BUSY)

@@ -27,8 +27,9 @@ try:
     from tickdrive.agents.run_header import run_header
     from tickdrive.agents.sensors import SensorRig
     from tickdrive.agents.shared_models import shared_models
-    from tickdrive.agents.stack import DrivingStack, TickOutput
+    from tickdrive.agents.stack import DrivingStack
     from tickdrive.agents.tick_log import TickLog
+    from tickdrive.agents.tick_output import TickOutput
     from tickdrive.planner.errors import RouteError
 except ModuleNotFoundError as error:
     if error.name != "tickdrive":

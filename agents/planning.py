@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Protocol
 
 import numpy as np
@@ -35,14 +36,20 @@ class Planner(Protocol):
         ...
 
     def plan(
-        self, features: Features | None, ego_status: np.ndarray, speed_mps: float, tracer: Tracer
+        self,
+        features: Features | None,
+        ego_status: np.ndarray,
+        speed_mps: float,
+        steps: int,
+        tracer: Tracer,
     ) -> Plan:
-        """A plan from this tick's features.
+        """A plan from a tick's features.
 
         Args:
             features: perception's tokens; None where `needs_features` is false.
             ego_status: (4, status_width) float32, oldest first.
             speed_mps: present speed.
+            steps: denoising steps.
             tracer: gets the engine's spans.
         """
         ...
@@ -57,7 +64,7 @@ class DiffusionPlannerStage:
 
     Args:
         engine: built and warm; shared between routes.
-        config: steps, seed, noise scale.
+        config: seed, noise scale, delay.
         zero_tokens: ablation: the engine sees zeros instead of all of perception's tokens.
     """
 
@@ -65,7 +72,7 @@ class DiffusionPlannerStage:
 
     def __init__(self, engine: PlannerEngine, config: PlannerConfig, zero_tokens: bool = False) -> None:
         self._engine = engine
-        self._steps = config.steps
+        self._delay_s = config.delay_ms / 1e3
         self._zero_tokens = zero_tokens
         self.status_width = engine.config.status_width
         generator = torch.Generator().manual_seed(config.seed)
@@ -78,7 +85,12 @@ class DiffusionPlannerStage:
         return self._engine.label
 
     def plan(
-        self, features: Features | None, ego_status: np.ndarray, speed_mps: float, tracer: Tracer
+        self,
+        features: Features | None,
+        ego_status: np.ndarray,
+        speed_mps: float,
+        steps: int,
+        tracer: Tracer,
     ) -> Plan:
         """See `Planner.plan`.
 
@@ -97,7 +109,10 @@ class DiffusionPlannerStage:
                 observation_tokens=torch.zeros_like(features.observation_tokens),
             )
         status = torch.from_numpy(ego_status).unsqueeze(0).to(self._engine.device)
-        return self._engine.plan(features, status, self._noise, self._steps, tracer)
+        if self._delay_s:
+            with tracer.span("delay"):
+                time.sleep(self._delay_s)
+        return self._engine.plan(features, status, self._noise, steps, tracer)
 
 
 class ConstantVelocityPlanner:
@@ -116,7 +131,12 @@ class ConstantVelocityPlanner:
         return "constant_velocity"
 
     def plan(
-        self, features: Features | None, ego_status: np.ndarray, speed_mps: float, tracer: Tracer
+        self,
+        features: Features | None,
+        ego_status: np.ndarray,
+        speed_mps: float,
+        steps: int,
+        tracer: Tracer,
     ) -> Plan:
         """See `Planner.plan`; only the speed is used."""
         waypoints = np.zeros((1, len(self._times_s), 2), dtype=np.float32)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import statistics
 import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +18,27 @@ import torch
 
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.perception.base import FeatureExtractor, load_extractor
-from tickdrive.planner.engine import PlannerEngine, build_engine
+from tickdrive.planner.engine import PlannerEngine, build_engine, example_inputs
 from tickdrive.planner.errors import CheckpointError, did_you_mean
 from tickdrive.planner.policy import DiffusionPolicy
 
 _LOGGER = logging.getLogger(__name__)
+_TIMED_RUNS = 5
 _LOCK = threading.Lock()
 _CACHE: dict[tuple[object, ...], SharedModels] = {}
+
+
+@dataclass(frozen=True)
+class WarmTiming:
+    """What stages take once warm: where a tick budget begins to predict from.
+
+    Attributes:
+        features_ms: perception.
+        plan_ms: step count -> a plan of so many steps, for all counts that the engine is warm for.
+    """
+
+    features_ms: float
+    plan_ms: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -32,11 +49,13 @@ class SharedModels:
         extractor: perception, on the engine's device.
         engine: planner engine, warm.
         checkpoint: folder it was read from.
+        timing: measured when they were warmed up; None: not measured, and no budget can be kept.
     """
 
     extractor: FeatureExtractor
     engine: PlannerEngine
     checkpoint: Path
+    timing: WarmTiming | None = None
 
 
 def checkpoints_folder() -> Path:
@@ -80,7 +99,7 @@ def shared_models(config: AgentConfig) -> SharedModels:
         planner.engine,
         planner.device,
         planner.dtype,
-        planner.steps,
+        _step_counts(config),
         perception.kind,
         perception.checkpoint,
         perception.model,
@@ -98,15 +117,42 @@ def _load(config: AgentConfig, checkpoint: Path) -> SharedModels:
     policy = DiffusionPolicy.from_pretrained(checkpoint)
     engine = build_engine(planner.engine, policy, planner.device, planner.dtype)
     extractor = load_extractor(config.perception, checkpoint, engine.config, engine.device)
-    # one pass warms perception up, and tells how many tokens the planner has to be warm for
-    features, _ = extractor.extract(extractor.example_inputs())
-    engine.warm_up(
-        n_vl=features.vl_tokens.shape[1],
-        n_reasoning=features.reasoning_tokens.shape[1],
-        steps=(planner.steps,),
-    )
+    timing = _warm_up(extractor, engine, _step_counts(config))
     # what is loaded stays: keeping the collector from walking it again spares ticks pauses of milliseconds
     gc.collect()
     gc.freeze()
     _LOGGER.info("planner %s loaded: %s", checkpoint, engine.label)
-    return SharedModels(extractor=extractor, engine=engine, checkpoint=checkpoint)
+    return SharedModels(extractor=extractor, engine=engine, checkpoint=checkpoint, timing=timing)
+
+
+def _step_counts(config: AgentConfig) -> tuple[int, ...]:
+    """The step counts that may be asked for, the usual one first."""
+    usual = config.planner.steps
+    fewer = {steps for steps in config.budget.steps if steps < usual} if config.budget.enabled else set()
+    return (usual, *sorted(fewer, reverse=True))
+
+
+def _warm_up(extractor: FeatureExtractor, engine: PlannerEngine, step_counts: tuple[int, ...]) -> WarmTiming:
+    """Run everything until it is as fast as it will be, then time it."""
+    # one pass warms perception up, and tells how many tokens the planner has to be warm for
+    inputs = extractor.example_inputs()
+    features, _ = extractor.extract(inputs)
+    n_vl, n_reasoning = features.vl_tokens.shape[1], features.reasoning_tokens.shape[1]
+    engine.warm_up(n_vl=n_vl, n_reasoning=n_reasoning, steps=step_counts)
+    _, status, noise = example_inputs(engine.config, 1, n_vl, n_reasoning, engine.device, seed=0)
+    return WarmTiming(
+        features_ms=_median_ms(lambda: extractor.extract(inputs)),
+        plan_ms={
+            steps: _median_ms(lambda steps=steps: engine.plan(features, status, noise, steps))  # type: ignore[misc]
+            for steps in step_counts
+        },
+    )
+
+
+def _median_ms(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(_TIMED_RUNS):
+        start = time.perf_counter_ns()
+        run()
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    return statistics.median(times)

@@ -16,8 +16,8 @@ from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.control import Control, TrajectoryFollower
 from tickdrive.agents.front_end import FrontEndOutput
 from tickdrive.agents.planning import DiffusionPlannerStage
+from tickdrive.agents.plans import shift_plan
 from tickdrive.agents.shared_models import shared_models
-from tickdrive.agents.stack import shift_plan
 from tickdrive.agents.types import EgoState
 from tickdrive.planner.errors import ConfigError
 from tickdrive.planner.tracing import Tracer
@@ -40,6 +40,7 @@ class Student:
         models = shared_models(config)
         self._extractor = models.extractor
         self._planner = DiffusionPlannerStage(models.engine, config.planner)
+        self._steps = config.planner.steps
         if self._planner.status_width != status_width:
             raise ConfigError(
                 f"{models.checkpoint} takes an ego status of width {self._planner.status_width}; "
@@ -63,7 +64,7 @@ class Student:
                 return None
             tracer = Tracer()
             features, _ = self._extractor.extract(seen.inputs, tracer)
-            plan = self._planner.plan(features, seen.ego_status, seen.ego.speed_mps, tracer)
+            plan = self._planner.plan(features, seen.ego_status, seen.ego.speed_mps, self._steps, tracer)
             self._planned, self._age_ticks = (plan, seen.ego), 0
         plan, then = self._planned
         self._age_ticks += 1

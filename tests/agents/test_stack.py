@@ -1,5 +1,6 @@
 """The stack on synthetic sensors: spans, log, shared weights' inputs, and every rung of the ladder."""
 
+import gc
 import math
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from tickdrive.agents.config import load_agent_config
+from tickdrive.agents.delayed_driving import SAFE_STOP_BRAKE
 from tickdrive.agents.planning import ConstantVelocityPlanner, DiffusionPlannerStage
-from tickdrive.agents.shared_models import SharedModels, resolve_checkpoint
-from tickdrive.agents.stack import SAFE_STOP_BRAKE, DrivingStack, shift_plan
+from tickdrive.agents.plans import shift_plan
+from tickdrive.agents.shared_models import SharedModels, WarmTiming, resolve_checkpoint
+from tickdrive.agents.stack import DrivingStack
 from tickdrive.agents.tick_log import TickLog, read_log
 from tickdrive.agents.types import Decision, EgoState, Reasoning
 from tickdrive.planner.engine import build_engine
@@ -200,13 +203,13 @@ def test_zeroed_tokens_reach_the_engine(engine):
     config = load_agent_config(None, ["planner.steps=3", "perception.zero_tokens=true"])
     stage = DiffusionPlannerStage(Spy(), config.planner, config.perception.zero_tokens)
     features = Features(torch.ones(1, 8, 16), torch.ones(1, 3, 16), torch.ones(1, 4, 256))
-    stage.plan(features, np.zeros((4, 22), np.float32), 0.0, Tracer())
+    stage.plan(features, np.zeros((4, 22), np.float32), 0.0, 3, Tracer())
     for tokens in (seen[0].vl_tokens, seen[0].reasoning_tokens, seen[0].observation_tokens):
         assert not tokens.any()
 
 
 def test_constant_velocity_runs_without_perception_and_sets_off():
-    plan = ConstantVelocityPlanner().plan(None, np.zeros((4, 14), np.float32), 0.0, Tracer())
+    plan = ConstantVelocityPlanner().plan(None, np.zeros((4, 14), np.float32), 0.0, 10, Tracer())
     assert plan.waypoints_in_ego[0, :, 0].tolist() == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
     config = load_agent_config(None, ["planner.kind=constant_velocity"])
     stack = DrivingStack(config, *plan_of_route())
@@ -227,3 +230,85 @@ def test_shift_plan_is_where_the_old_plan_was():
 def test_an_unknown_checkpoint_says_what_there_is():
     with pytest.raises(CheckpointError, match=r"Checkpoint 'nosuch'"):
         resolve_checkpoint("nosuch")
+
+
+def budget_stack(engine, features_ms, plan_ms, *overrides):
+    """The stack with made-up times at warm-up: the budget's choice does not hang on the machine."""
+    config = load_agent_config(None, ["planner.steps=3", "budget.steps=[2]", *overrides])
+    extractor = LinearExtractor(engine.config)
+    models = SharedModels(extractor, engine, checkpoint=None, timing=WarmTiming(features_ms, plan_ms))
+    return DrivingStack(config, *plan_of_route(), models=models), extractor
+
+
+def test_steps_that_do_not_fit_the_budget_are_left_out(engine):
+    stack, _ = budget_stack(engine, 0.0, {3: 1e6, 2: 1e-6})
+    _, output = stack.tick(sensors(0, speed=4.0), 0.0)
+    assert (output.rung, output.steps, output.plan.steps) == ("fewer_steps", 2, 2)
+    assert 0.0 < output.predicted_ms < 50.0
+
+
+def test_perception_that_does_not_fit_drives_the_previous_plan_for_a_while(engine):
+    stack, extractor = budget_stack(engine, 1e6, {3: 1e-6, 2: 1e-6}, "ladder.previous_plan_ticks=4")
+    rungs = [stack.tick(sensors(t, x=0.2 * t, speed=4.0), t * 0.05)[1].rung for t in range(9)]
+    # the first must plan; then no new features, until late is better than blind
+    assert rungs == [
+        "fewer_steps",
+        *["previous_plan"] * 3,
+        "fewer_steps",
+        *["previous_plan"] * 3,
+        "fewer_steps",
+    ]
+    assert extractor.calls == 3
+
+
+def test_features_that_no_plan_was_made_from_are_planned_on_a_tick_later(engine):
+    stack, extractor = budget_stack(engine, 0.0, {3: 1e-6, 2: 1e-6})
+    stack.tick(sensors(0, speed=4.0), 0.0)
+    stack._seen.plan = None  # as if the plan had not fitted
+    stack._budget.note_features(1e6)
+    stack._budget.note_features(1e6)
+    stack._budget.note_features(1e6)
+    _, output = stack.tick(sensors(1, x=0.2, speed=4.0), 0.05)
+    assert (output.rung, output.steps, extractor.calls) == ("stale_features", 3, 1)
+    # where the old plan lay: 0.2 m further on, and 0.05 s later
+    then = EgoState(0, 0.0, stack._seen.ego.position_in_world, stack._seen.ego.yaw_deg, 4.0, 0.0, 0.0)
+    now = output.ego
+    assert np.allclose(
+        output.plan.waypoints_in_ego, shift_plan(stack._seen.plan, then, now).waypoints_in_ego, atol=1e-4
+    )
+
+
+def test_without_a_budget_all_steps_run(engine):
+    stack, _ = budget_stack(engine, 1e6, {3: 1e6, 2: 1e-6}, "budget.enabled=false")
+    output = stack.tick(sensors(0, speed=4.0), 0.0)[1]
+    assert (output.rung, output.steps, output.predicted_ms) == ("planned", 3, None)
+
+
+def test_under_a_latency_model_observations_are_left_out_while_a_plan_is_computed(engine, tmp_path):
+    log = TickLog(tmp_path / "ticks.jsonl", {"engine": "x"})
+    stack, extractor = stack_of(engine, "latency.mode=fixed", "latency.ms=150", log=log)
+    rungs = [stack.tick(sensors(t, x=0.2 * t, speed=4.0), t * 0.05)[1].rung for t in range(7)]
+    stack.close()
+    assert rungs == ["planned", "busy", "busy", "planned", "busy", "busy", "planned"]
+    assert extractor.calls == 3
+    ticks = read_log(tmp_path / "ticks.jsonl").ticks
+    assert [t["latency"]["observed_frame"] for t in ticks] == [None] * 3 + [0] * 3 + [3]
+    assert [t["steps"] for t in ticks] == [3, 0, 0, 3, 0, 0, 3]
+    assert all(t["plan"] is None for t in ticks[:3]) and all(len(t["plan"]) == 6 for t in ticks[3:])
+
+
+def test_the_collector_is_off_in_a_tick_and_on_again_after(engine):
+    states = []
+
+    class Watching(LinearExtractor):
+        def extract(self, inputs, tracer):
+            states.append(gc.isenabled())
+            return super().extract(inputs, tracer)
+
+    stack, _ = stack_of(engine)
+    stack._models = SharedModels(Watching(engine.config), engine, checkpoint=None)
+    stack.tick(sensors(0), 0.0)
+    assert states == [False] and gc.isenabled()
+    with pytest.raises(SensorError):
+        stack.tick(sensors(1, front=(1, "no picture")), 0.05)
+    assert gc.isenabled()
