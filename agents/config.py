@@ -416,7 +416,7 @@ class AgentConfig:
         budget: what is dropped to keep the tick.
         latency: what latency does to driving.
         tick_log: where ticks are logged.
-        threads: torch threads; 0 leaves torch's own choice.
+        threads: torch threads; 0: all cores but one, which simulator and evaluator need, at most 4.
     """
 
     track: str = "SENSORS"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import statistics
 import threading
 import time
@@ -111,8 +112,7 @@ def shared_models(config: AgentConfig) -> SharedModels:
 
 
 def _load(config: AgentConfig, checkpoint: Path) -> SharedModels:
-    if config.threads > 0:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or _spare_cores())
     planner = config.planner
     policy = DiffusionPolicy.from_pretrained(checkpoint)
     engine = build_engine(planner.engine, policy, planner.device, planner.dtype)
@@ -123,6 +123,16 @@ def _load(config: AgentConfig, checkpoint: Path) -> SharedModels:
     gc.freeze()
     _LOGGER.info("planner %s loaded: %s", checkpoint, engine.label)
     return SharedModels(extractor=extractor, engine=engine, checkpoint=checkpoint, timing=timing)
+
+
+def _spare_cores() -> int:
+    """All cores but one, at most four.
+
+    Simulator and evaluator need one: a torch thread whose core is taken by another process is waited for by
+    all others, spinning, and a tick of 30 ms was seen to take 5 s. More than four do not help small networks.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores - 1, 1), 4)
 
 
 def _step_counts(config: AgentConfig) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The time a tick may take: predicts what fits it, from what the last ticks took.
 
-A stage's prediction is the 90th percentile of its last times: one slow tick changes nothing, a machine that
+A stage's prediction is the 80th percentile of its last times: a few slow ticks change nothing, a machine that
 has become slow is noticed within a few. The planner's is a load factor on what each step count took at
 warm-up, so that a count that has not been run for long, or ever, is predicted as well as the one in use.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tickdrive.agents.config import BudgetConfig
 from tickdrive.agents.shared_models import WarmTiming
 
-_QUANTILE = 0.9
+_QUANTILE = 0.8
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,11 @@ class TickBudget:
         self._limit_ms = config.tick_ms - config.margin_ms
         self._plan_ms = dict(sorted(timing.plan_ms.items(), reverse=True))
         self._patience = patience
-        self._load: deque[float] = deque([1.0], maxlen=config.history)
-        self._features: deque[float] = deque([timing.features_ms], maxlen=config.history)
-        self._tail: deque[float] = deque([0.0], maxlen=config.history)
+        # warm-up stands for the ticks before the first, so that a slow one among the first few is one of many
+        before = config.history
+        self._load: deque[float] = deque([1.0] * before, maxlen=before)
+        self._features: deque[float] = deque([timing.features_ms] * before, maxlen=before)
+        self._tail: deque[float] = deque([0.0] * before, maxlen=before)
 
     def choose(self, elapsed_ms: float, unplanned: bool, since_plan: int, can_wait: bool) -> Choice:
         """What to do with the rest of the tick, once the sensors are decoded.
@@ -105,6 +107,6 @@ class TickBudget:
 
 
 def _high(values: deque[float]) -> float:
-    """90th percentile (the next value above)."""
+    """80th percentile (the next value above)."""
     ordered = sorted(values)
     return ordered[min(int(_QUANTILE * len(ordered)), len(ordered) - 1)]

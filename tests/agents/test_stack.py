@@ -265,9 +265,8 @@ def test_features_that_no_plan_was_made_from_are_planned_on_a_tick_later(engine)
     stack, extractor = budget_stack(engine, 0.0, {3: 1e-6, 2: 1e-6})
     stack.tick(sensors(0, speed=4.0), 0.0)
     stack._seen.plan = None  # as if the plan had not fitted
-    stack._budget.note_features(1e6)
-    stack._budget.note_features(1e6)
-    stack._budget.note_features(1e6)
+    for _ in range(5):
+        stack._budget.note_features(1e6)
     _, output = stack.tick(sensors(1, x=0.2, speed=4.0), 0.05)
     assert (output.rung, output.steps, extractor.calls) == ("stale_features", 3, 1)
     # where the old plan lay: 0.2 m further on, and 0.05 s later

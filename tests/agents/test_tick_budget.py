@@ -52,7 +52,7 @@ def test_one_slow_plan_changes_nothing_a_slow_machine_does():
         slow.note_plan(10, 20.0)
     slow.note_plan(10, 90.0)
     assert choose(slow).steps == 10
-    for _ in range(3):
+    for _ in range(4):
         slow.note_plan(10, 60.0)
     assert slow.predicted_plan_ms(5) == pytest.approx(36.0)  # threefold, for counts that were not run, too
     assert choose(slow).steps == 2
