@@ -24,6 +24,7 @@ import carla  # noqa: E402
 
 try:
     from tickdrive.agents.config import AgentConfig, load_agent_config
+    from tickdrive.agents.route_log import SetupArgument, route_log_path
     from tickdrive.agents.run_header import run_header
     from tickdrive.agents.sensors import SensorRig
     from tickdrive.agents.shared_models import shared_models
@@ -75,11 +76,9 @@ class DiffusionAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
             CheckpointError: a checkpoint is missing, damaged, or of another network.
             SensorError: the leaderboard would reject the rig.
         """
-        given = str(path_to_conf_file or "")
-        # a path may hold a plus of its own
-        parts = [given] if Path(given).is_file() else given.split("+")
-        self._save_name = parts[-1] if len(parts) > 1 else ""
-        self._agent_config: AgentConfig = load_agent_config(parts[0] or None)
+        given = SetupArgument.parse(path_to_conf_file)
+        self._save_name = given.save_name
+        self._agent_config: AgentConfig = load_agent_config(given.config or None)
         self.track = Track(self._agent_config.track)
         self._rig = SensorRig.from_config(self._agent_config.rig, self._agent_config.track)
         self._stack = None
@@ -170,24 +169,8 @@ class DiffusionAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
             raise RouteError("run_step was called before set_global_plan.", "Set the plan first.")
         config = self._agent_config
         stack = DrivingStack(config, plan_gps, self._global_plan_world_coord)
-        path = self._log_path()
+        path = route_log_path(config.tick_log, self._save_name)
         if path is not None:
             header = run_header(config, stack.engine_name, route=self._save_name)
             stack.attach_log(TickLog(path, header))
         return stack
-
-    def _log_path(self) -> Path | None:
-        """Where this route's ticks go; a log that is there already is kept, unless the file is named."""
-        settings = self._agent_config.tick_log
-        folder = settings.dir or os.environ.get("SAVE_PATH", "")
-        if not settings.enabled or not folder:
-            return None
-        if settings.file:
-            return Path(folder) / settings.file
-        stem = f"{self._save_name}.ticks" if self._save_name else "ticks"
-        path = Path(folder) / f"{stem}.jsonl"
-        number = 2
-        while path.exists():
-            path = Path(folder) / f"{stem}-{number}.jsonl"
-            number += 1
-        return path

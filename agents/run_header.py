@@ -6,11 +6,10 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.status import STATUS_LAYOUT
@@ -19,11 +18,11 @@ from tickdrive.planner.config import config_hash, to_dict
 _PACKAGES = ("tickdrive", "carla", "torch", "numpy", "diffusers", "transformers")
 
 
-def run_header(config: AgentConfig, engine: str, route: str = "") -> dict[str, Any]:
+def run_header(config: Any, engine: str, route: str = "") -> dict[str, Any]:
     """Hardware, versions, commit, configuration and its hash, engine.
 
     Args:
-        config: the agent's.
+        config: the agent's, a configuration dataclass.
         engine: the planner's name.
         route: the leaderboard's save name, where it gives one.
     """
@@ -33,19 +32,20 @@ def run_header(config: AgentConfig, engine: str, route: str = "") -> dict[str, A
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    torch = sys.modules.get("torch")  # an agent that does without it is not made to load it
     return {
         "route": route,
         "engine": engine,
-        "status_layout": STATUS_LAYOUT,
+        **({"status_layout": STATUS_LAYOUT} if isinstance(config, AgentConfig) else {}),
         "hardware": {
             "cpu": _cpu_name(),
             "cores": _usable_cores(),
-            "torch_threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "torch_threads": torch.get_num_threads() if torch else None,
+            "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
             "driver": _driver(),
         },
         "versions": versions,
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__).resolve().parent),
         "config_hash": config_hash(config),
         "config": to_dict(config),
     }
@@ -77,12 +77,12 @@ def _driver() -> str | None:
     return found.group() if found else None
 
 
-def _commit() -> str | None:
-    """Commit of the source tree, where the package runs from one."""
+def commit_of(folder: Path) -> str | None:
+    """Commit of the source tree that a folder is in; None where it is in none."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).resolve().parent,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=5,

@@ -6,7 +6,7 @@ CARLA's dicts end here: `SensorRig.decode` turns a tick's `input_data` into a ty
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,15 +99,7 @@ class SensorRig:
         Raises:
             SensorError: data of a shape or type that the rig's sensor cannot give.
         """
-        newest = max((_frame(name, item) for name, item in input_data.items()), default=0)
-        missing: list[str] = []
-
-        def take(name: str) -> Any:
-            item = input_data.get(name)
-            if item is None or item[1] is None or newest - item[0] > MAX_LAG_FRAMES:
-                missing.append(name)
-                return None
-            return item[1]
+        newest, missing, take = _taker(input_data)
 
         images: dict[str, np.ndarray] = {}
         for camera in self.config.cameras:
@@ -123,7 +115,7 @@ class SensorRig:
         gnss = _gnss(self.config.gnss.id, take(self.config.gnss.id), missing)
         speed = _speed(self.config.speedometer, take(self.config.speedometer), missing)
         return Observation(
-            frame=int(newest),
+            frame=newest,
             sim_s=float(timestamp),
             images=images,
             lidar_in_ego=lidar,
@@ -148,6 +140,27 @@ class SensorRig:
         out[:, :3] += np.array([mount.x, mount.y, mount.z], dtype=np.float32)
         out[:, 3] = points[:, 3]
         return out
+
+
+def decode_motion(
+    input_data: Mapping[str, tuple[int, Any]], timestamp: float, gnss: str, imu: str, speedometer: str
+) -> Observation:
+    """What tells the ego's motion, of any rig: its sensors by their ids, an empty one where it has none such.
+
+    Raises:
+        SensorError: data of a shape or type that the sensor cannot have.
+    """
+    newest, missing, take = _taker(input_data)
+    return Observation(
+        frame=newest,
+        sim_s=float(timestamp),
+        images={},
+        lidar_in_ego=None,
+        gnss=_gnss(gnss, take(gnss), missing),
+        imu=_imu(imu, take(imu), missing),
+        speed_mps=_speed(speedometer, take(speedometer), missing),
+        missing=tuple(filter(None, missing)),
+    )
 
 
 def check_sensors(specs: list[dict[str, Any]], track: str) -> None:
@@ -179,6 +192,21 @@ def check_sensors(specs: list[dict[str, Any]], track: str) -> None:
                 f"Sensor {name!r} is mounted {radius:.2f} m from the ego's origin.",
                 f"The leaderboard allows {MAX_RADIUS_M:g} m: move it closer.",
             )
+
+
+def _taker(input_data: Mapping[str, tuple[int, Any]]) -> tuple[int, list[str], Callable[[str], Any]]:
+    """The newest frame, what is missing (to be filled), and a function that takes a sensor's data."""
+    newest = max((_frame(name, item) for name, item in input_data.items()), default=0)
+    missing: list[str] = []
+
+    def take(name: str) -> Any:
+        item = input_data.get(name)
+        if item is None or item[1] is None or newest - item[0] > MAX_LAG_FRAMES:
+            missing.append(name)
+            return None
+        return item[1]
+
+    return newest, missing, take
 
 
 def _pose(mount: MountConfig) -> dict[str, float]:

@@ -21,6 +21,7 @@ from tickdrive.planner.errors import ConfigError, did_you_mean
 BUILT_IN: Mapping[str, str] = {
     "diffusion": "tickdrive.agents.diffusion_agent",
     "expert": "tickdrive.agents.expert_agent",
+    "wrapped": "tickdrive.agents.wrapped_agent",
 }
 _LOGGER = logging.getLogger(__name__)
 
