@@ -5,18 +5,30 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import carla
 
 from tickdrive.agents.config import LatencyConfig
 from tickdrive.agents.latency_model import Applied, LatencyModel
+from tickdrive.agents.preemption import involuntary_switches
 from tickdrive.agents.tick_log import TickLog, TickRecord
 from tickdrive.planner.errors import PlannerError
 from tickdrive.planner.tracing import TickTrace, Tracer
 
 SPAN = "agent"
 """The one span of a measured agent: its own `run_step`, in the ticks in which it ran."""
+
+
+@dataclass(frozen=True)
+class _Tick:
+    """What is known when a tick begins; `switches` as `involuntary_switches` gives it."""
+
+    frame: int
+    sim_s: float
+    outside_ms: float | None
+    switches: int | None
 
 
 class AgentMeter:
@@ -68,19 +80,23 @@ class AgentMeter:
             PlannerError: with the latency model on, the agent returned no `carla.VehicleControl`.
         """
         entered_ns = time.perf_counter_ns()
-        outside_ms = None if self._returned_ns is None else (entered_ns - self._returned_ns) / 1e6
         input_data, timestamp = _tick_of(arguments, named)
-        frame = _frame_of(input_data, self._ticks)
+        tick = _Tick(
+            frame=_frame_of(input_data, self._ticks),
+            sim_s=timestamp,
+            outside_ms=None if self._returned_ns is None else (entered_ns - self._returned_ns) / 1e6,
+            switches=involuntary_switches(),
+        )
         self._ticks += 1
         self._tracer.begin()
         try:
-            rung, control = self._decide(timestamp, frame, arguments, named)
+            rung, control = self._decide(tick, arguments, named)
         except (Exception, SystemExit) as error:
             ego = {"error": f"{type(error).__name__}: {error}"}
-            self._note(frame, timestamp, self._tracer.end(), outside_ms, "failed", ego, None)
+            self._note(tick, self._tracer.end(), "failed", None, ego)
             raise
         trace = self._tracer.end()
-        self._note(frame, timestamp, trace, outside_ms, rung, self._locate(input_data, timestamp), control)
+        self._note(tick, trace, rung, control, self._locate(input_data, timestamp))
         self._returned_ns = time.perf_counter_ns()
         return control
 
@@ -90,12 +106,10 @@ class AgentMeter:
             self._log.close()
             self._log = None
 
-    def _decide(
-        self, timestamp: float, frame: int, arguments: tuple[Any, ...], named: Mapping[str, Any]
-    ) -> tuple[str, Any]:
+    def _decide(self, tick: _Tick, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[str, Any]:
         """Rung and control of this tick. All that is asked of the latency model is asked here."""
         model = self._model
-        if not model.begin(timestamp, frame):
+        if not model.begin(tick.sim_s, tick.frame):
             return "hold", _mixed(model.applied())
         start_ns = time.perf_counter_ns()
         with self._tracer.span(SPAN):
@@ -113,22 +127,14 @@ class AgentMeter:
         model.finish(elapsed_us)
         return "planned", _mixed(applied)
 
-    def _note(
-        self,
-        frame: int,
-        timestamp: float,
-        trace: TickTrace,
-        outside_ms: float | None,
-        rung: str,
-        ego: Mapping[str, Any],
-        control: Any,
-    ) -> None:
+    def _note(self, tick: _Tick, trace: TickTrace, rung: str, control: Any, ego: Mapping[str, Any]) -> None:
+        now = involuntary_switches()
         self.rungs[rung] += 1
         self.last = TickRecord(
-            frame=frame,
-            sim_s=timestamp,
+            frame=tick.frame,
+            sim_s=tick.sim_s,
             trace=trace,
-            outside_ms=outside_ms,
+            outside_ms=tick.outside_ms,
             steps=0,
             granularity="plan",
             rung=rung,
@@ -141,6 +147,7 @@ class AgentMeter:
                 if hasattr(control, key)
             },
             engine=self._name,
+            preempted=None if now is None or tick.switches is None else now - tick.switches,
             latency=self._model.record(),
         )
         if self._log is not None:

@@ -13,7 +13,7 @@ from tickdrive.agents.geodesy import PlanProjection
 from tickdrive.agents.localization import Localizer
 from tickdrive.agents.route import read_plan
 from tickdrive.agents.sensors import decode_motion
-from tickdrive.agents.types import EgoState
+from tickdrive.agents.tick_log import logged_ego
 from tickdrive.planner.errors import RouteError
 
 _LOGGER = logging.getLogger(__name__)
@@ -70,15 +70,3 @@ def _localizer(gnss: Mapping[str, Any], plan_gps: Sequence[Any], plan_world: Seq
         LocalizationConfig(),
         MountConfig(id=str(gnss["id"]), **{key: float(gnss.get(key, 0.0)) for key in _POSE}),
     )
-
-
-def logged_ego(ego: EgoState) -> dict[str, Any]:
-    """The ego as the tick log holds it."""
-    return {
-        "position_in_world": [round(float(value), 3) for value in ego.position_in_world],
-        "yaw_deg": round(ego.yaw_deg, 3),
-        "speed_mps": round(ego.speed_mps, 3),
-        "acceleration_mps2": round(ego.acceleration_mps2, 3),
-        "yaw_rate_dps": round(ego.yaw_rate_dps, 3),
-        "source": ego.source,
-    }

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from tickdrive.agents.types import EgoState
 from tickdrive.planner.errors import DataError
 from tickdrive.planner.tracing import TickTrace
 
@@ -88,6 +89,18 @@ class TickRecord:
     predicted_ms: float | None = None
     preempted: int | None = None
     latency: LatencyRecord | None = None
+
+
+def logged_ego(ego: EgoState) -> dict[str, Any]:
+    """Where the ego is believed to be, as a tick's `ego` holds it."""
+    return {
+        "position_in_world": [round(float(value), 3) for value in ego.position_in_world],
+        "yaw_deg": round(ego.yaw_deg, 3),
+        "speed_mps": round(ego.speed_mps, 3),
+        "acceleration_mps2": round(ego.acceleration_mps2, 3),
+        "yaw_rate_dps": round(ego.yaw_rate_dps, 3),
+        "source": ego.source,
+    }
 
 
 class TickLog:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tickdrive.agents.control import Control
-from tickdrive.agents.tick_log import LatencyRecord, TickRecord
+from tickdrive.agents.tick_log import LatencyRecord, TickRecord, logged_ego
 from tickdrive.agents.types import EgoState, Reasoning, RouteGuidance
 from tickdrive.planner.tracing import TickTrace
 from tickdrive.planner.types import Plan
@@ -67,12 +67,7 @@ class TickOutput:
             rung=self.rung,
             reasoning=None if self.reasoning is None else self.reasoning.probabilities,
             ego={
-                "position_in_world": [round(float(value), 3) for value in ego.position_in_world],
-                "yaw_deg": round(ego.yaw_deg, 3),
-                "speed_mps": round(ego.speed_mps, 3),
-                "acceleration_mps2": round(ego.acceleration_mps2, 3),
-                "yaw_rate_dps": round(ego.yaw_rate_dps, 3),
-                "source": ego.source,
+                **logged_ego(ego),
                 "command": self.guidance.command.name,
                 "remaining_m": round(self.guidance.remaining_m, 1),
             },

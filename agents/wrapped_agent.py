@@ -122,8 +122,8 @@ class WrappedAgent:
 
     # The rest makes the agent's attributes, and its class for isinstance, those of this object.
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc,override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         agent = self._wrapping.agent
         return WrappedAgent if agent is None else type(agent)
 
