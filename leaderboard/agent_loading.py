@@ -35,14 +35,16 @@ class AgentSpec:
     """Which agent drives.
 
     Attributes:
-        agent: a built-in name ("diffusion", "expert") or the path of a Python file.
+        agent: a built-in name ("diffusion", "expert", "wrapped") or the path of a Python file.
         config: handed to the agent's `setup`; for leaderboard agents the path of their configuration.
         save_names: append ``+<route id>`` to it, as Bench2Drive does: every route has a log of its own.
+        label: what results call it, where that is not `agent`: the agent in the wrapper.
     """
 
     agent: str
     config: str = ""
     save_names: bool = False
+    label: str = ""
 
     def setup_argument(self, route_id: str) -> str:
         """What the agent's `setup` is given for a route."""

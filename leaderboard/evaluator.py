@@ -107,7 +107,7 @@ class Evaluator:
             Path(out_dir) / RESULTS_NAME,
             [task.route_id for task in tasks],
             notes={
-                "agent": agent.agent,
+                "agent": agent.label or agent.agent,
                 "agent_config": agent.config,
                 "rules": self._config.rules,
                 "seed": self._config.seed,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -30,19 +29,22 @@ app.add_typer(bench, name="bench")
 _SIM_PACKAGES = ("av", "embreex", "msgpack", "numba", "psutil", "shapely")
 
 
-class AgentName(str, Enum):
-    """Agents that ship."""
-
-    diffusion = "diffusion"
-    expert = "expert"
-
-
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this JSON file.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Change the agent's configuration, e.g. planner.steps=5."
     ),
+]
+AgentOption = Annotated[
+    str, typer.Option(help="diffusion, expert, or the path of any leaderboard agent (a .py file).")
+]
+AgentConfigOption = Annotated[
+    str | None, typer.Option(help="The agent's configuration, as its setup takes it; a YAML file for ours.")
+]
+WrapOption = Annotated[
+    bool,
+    typer.Option(help="Measure an agent given by its path: tick log, and latency.* settings by --set."),
 ]
 CarlaOption = Annotated[
     str | None,
@@ -63,12 +65,16 @@ def drive(
     ] = None,
     xodr: Annotated[Path | None, typer.Option(help="Any OpenDRIVE file, as the town.")] = None,
     seed: Annotated[int, typer.Option(help="Traffic, lights, noise and a drawn route.")] = 0,
-    agent: Annotated[AgentName, typer.Option(help="Who drives.")] = AgentName.diffusion,
-    agent_config: Annotated[Path | None, typer.Option(help="Agent configuration (YAML).")] = None,
+    agent: AgentOption = "diffusion",
+    agent_config: AgentConfigOption = None,
+    wrap: WrapOption = True,
     settings: SetOption = None,
     carla: CarlaOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/<date>-<name>.")] = None,
     video: Annotated[bool, typer.Option(help="Write drive.mp4.")] = True,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show the stages' latency while driving, on a terminal.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Drive one route: live line, result and latency tables, and a folder with log, results and film."""
@@ -80,8 +86,10 @@ def drive(
             town=town,
             xodr=xodr,
             seed=seed,
-            agent=agent.value,
+            agent=agent,
             agent_config=agent_config,
+            wrap=wrap,
+            watch=watch,
             settings=tuple(settings or ()),
             carla=carla,
             out=out,
@@ -95,10 +103,9 @@ def drive(
 def evaluate(
     routes: Annotated[Path, typer.Argument(help="Route file (leaderboard 2.x, Bench2Drive or 1.0 XML).")],
     subset: Annotated[str, typer.Option(help="Only these route ids: 3, or 1,4, or 2-6.")] = "",
-    agent: Annotated[
-        str, typer.Option(help="diffusion, expert, or the path of any leaderboard agent.")
-    ] = "diffusion",
-    agent_config: Annotated[Path | None, typer.Option(help="The agent's configuration.")] = None,
+    agent: AgentOption = "diffusion",
+    agent_config: AgentConfigOption = None,
+    wrap: WrapOption = True,
     settings: SetOption = None,
     rules: Annotated[str, typer.Option(help="Scoring: 2.0, 2.1 or bench2drive.")] = "2.0",
     seed: Annotated[int, typer.Option(help="Traffic, lights and noise.")] = 0,
@@ -121,6 +128,7 @@ def evaluate(
             subset=subset,
             agent=agent,
             agent_config=agent_config,
+            wrap=wrap,
             settings=tuple(settings or ()),
             rules=rules,
             seed=seed,

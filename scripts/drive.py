@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tickdrive.agents.config import AgentConfig, TickLogConfig, load_agent_config
+from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.tick_log import read_log
-from tickdrive.leaderboard.agent_loading import AgentSpec
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator
 from tickdrive.leaderboard.film import FilmCamera
@@ -20,8 +19,10 @@ from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.result_table import results_table
 from tickdrive.leaderboard.routes import Route, read_routes
 from tickdrive.leaderboard.scoring import AGENT_FAILURES
-from tickdrive.planner.config import load_config, to_yaml
+from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError, RouteError
+from tickdrive.scripts.agent_choice import choose_agent
+from tickdrive.scripts.live_panel import LivePanel
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import configs_folder, new_run_folder, routes_file
 from tickdrive.scripts.session import Server, server
@@ -39,7 +40,9 @@ class DriveOptions:
     xodr: Path | None = None
     seed: int = 0
     agent: str = "diffusion"
-    agent_config: Path | None = None
+    agent_config: str | None = None
+    wrap: bool = True
+    watch: bool = False
     settings: tuple[str, ...] = ()
     carla: str | None = None
     out: Path | None = None
@@ -57,12 +60,10 @@ def run(options: DriveOptions) -> None:
     evaluation = load_config(
         EvaluationConfig, configs_folder() / "evaluation.yaml", [*evaluation_settings, f"seed={options.seed}"]
     )
-    config = load_agent_config(options.agent_config, agent_settings)
     route, opendrive = _route(options)
     folder = options.out or new_run_folder(route.id if route else options.town or next(iter(opendrive)))
     folder.mkdir(parents=True, exist_ok=True)
-    config = replace(config, tick_log=TickLogConfig(enabled=True, dir=str(folder.resolve()), file=LOG_NAME))
-    config_path = write_agent_config(config, folder)
+    chosen = choose_agent(options.agent, options.agent_config, agent_settings, folder, options.wrap, LOG_NAME)
     started = time.monotonic()
     town = route.town if route else options.town or next(iter(opendrive))
     with server(
@@ -70,14 +71,18 @@ def run(options: DriveOptions) -> None:
     ) as simulator:
         if route is None:
             route = _drawn_route(simulator, town, options, opendrive)
-        live = LiveLine(console, evaluation.budget_ms)
+        live = (LivePanel if options.watch else LiveLine)(console, evaluation.budget_ms)
         observers: list[Observer] = [live]
         if options.video:
-            observers.append(FilmMaker(folder / "drive.mp4", film_camera(config), evaluation.budget_ms))
-        if options.agent == "diffusion":
-            _load_models(config)
+            observers.append(
+                FilmMaker(
+                    folder / "drive.mp4", film_camera(chosen.config or AgentConfig()), evaluation.budget_ms
+                )
+            )
+        if options.agent == "diffusion" and chosen.config is not None:
+            _load_models(chosen.config)
         evaluator = Evaluator(evaluation, simulator.host, simulator.port, simulator.is_alive, opendrive)
-        outcome = evaluator.run([route], AgentSpec(options.agent, str(config_path)), folder, observers)
+        outcome = evaluator.run([route], chosen.spec, folder, observers)
     if live.first_tick_at is not None:
         console.print(f"  first tick after {live.first_tick_at - started:.1f} s", style="dim")
     show_outcome(outcome, folder, options.json_file, evaluation.budget_ms)
@@ -88,14 +93,6 @@ def split_settings(settings: Sequence[str]) -> tuple[list[str], list[str]]:
     prefix = "evaluation."
     evaluation = [item.removeprefix(prefix) for item in settings if item.startswith(prefix)]
     return [item for item in settings if not item.startswith(prefix)], evaluation
-
-
-def write_agent_config(config: AgentConfig, folder: Path) -> Path:
-    """Write the agent's whole configuration into the run's folder, from where the agent reads it."""
-    path = folder / "config.yaml"
-    text = f"# the agent of this run; drive with it again: tickdrive drive --agent-config {path}\n"
-    path.write_text(text + to_yaml(config), encoding="utf-8")
-    return path
 
 
 def film_camera(config: AgentConfig) -> FilmCamera:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
-from tickdrive.agents.config import TickLogConfig, load_agent_config
-from tickdrive.leaderboard.agent_loading import BUILT_IN, AgentSpec
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator
 from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.routes import read_routes
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError
-from tickdrive.scripts.drive import split_settings, write_agent_config
+from tickdrive.scripts.agent_choice import choose_agent
+from tickdrive.scripts.drive import split_settings
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import configs_folder, new_run_folder
 from tickdrive.scripts.session import server
@@ -31,7 +30,8 @@ class EvaluateOptions:
     routes: Path
     subset: str = ""
     agent: str = "diffusion"
-    agent_config: Path | None = None
+    agent_config: str | None = None
+    wrap: bool = True
     settings: tuple[str, ...] = ()
     rules: str = "2.0"
     seed: int = 0
@@ -64,21 +64,13 @@ def run(options: EvaluateOptions) -> None:
     routes = read_routes(options.routes, options.subset)
     folder = options.out or new_run_folder(options.routes.stem)
     folder.mkdir(parents=True, exist_ok=True)
-    if options.agent in BUILT_IN:
-        config = load_agent_config(options.agent_config, agent_settings)
-        config = replace(config, tick_log=TickLogConfig(enabled=True, dir=str(folder.resolve())))
-        save_names = options.agent == "diffusion"
-        spec = AgentSpec(options.agent, str(write_agent_config(config, folder)), save_names)
-    else:
-        if agent_settings:
-            raise ConfigError("--set changes the configuration of tickdrive's agents only.", "Leave it out.")
-        spec = AgentSpec(options.agent, str(options.agent_config or ""))
+    chosen = choose_agent(options.agent, options.agent_config, agent_settings, folder, options.wrap)
     with server(
         console, options.carla, routes[0].town, None, options.seed, folder / "simulator.log"
     ) as simulator:
         evaluator = Evaluator(evaluation, simulator.host, simulator.port, simulator.is_alive)
         observers: list[Observer] = [LiveLine(console, evaluation.budget_ms)]
-        outcome = evaluator.run(routes, spec, folder, observers, resume=options.resume)
+        outcome = evaluator.run(routes, chosen.spec, folder, observers, resume=options.resume)
     console.print(evaluation_table(outcome))
     console.print(f"  {outcome.path}", markup=False, soft_wrap=True)
     write_json(

@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
@@ -21,7 +21,11 @@ from tickdrive.leaderboard.results import RouteRecord
 from tickdrive.planner.errors import DataError
 
 _LOGGER = logging.getLogger(__name__)
-_REFRESH_S = 0.25
+
+
+def driven_by_stack(agent: Any) -> bool:
+    """Whether an agent tells of its ticks as the diffusion agent does; another's may well have a `last`."""
+    return hasattr(agent, "stack") and hasattr(agent, "last")
 
 
 class LiveLine(Observer):
@@ -29,6 +33,8 @@ class LiveLine(Observer):
 
     On a terminal it is rewritten in place; elsewhere (a log file, CI) a line is printed every 10 s.
     """
+
+    refresh_s = 0.25
 
     def __init__(self, console: Console, budget_ms: float) -> None:
         self._console = console
@@ -62,14 +68,13 @@ class LiveLine(Observer):
         if self.first_tick_at is None:
             self.first_tick_at = now
         self._latencies.append(tick.timing.agent_ms)
-        if now - self._shown_at < (_REFRESH_S if self._live else 10.0):
+        if now - self._shown_at < (self.refresh_s if self._live else 10.0):
             return
         self._shown_at = now
-        line = self._line(tick)
         if self._live:
-            self._live.update(line, refresh=True)
+            self._live.update(self._view(tick), refresh=True)
         else:
-            self._console.print(line)
+            self._console.print(self._line(tick))
 
     def on_route_end(self, route_id: str, record: RouteRecord | None) -> None:
         """Take the line away."""
@@ -77,24 +82,33 @@ class LiveLine(Observer):
             self._live.stop()
             self._live = None
 
+    def _view(self, tick: TickView) -> RenderableType:
+        """What a terminal shows."""
+        return self._line(tick)
+
     def _line(self, tick: TickView) -> Text:
         p50, p95 = np.percentile(np.array(self._latencies), (50, 95))
-        cells = 24
-        done = round(cells * min(max(tick.fraction, 0.0), 1.0))
-        line = Text("  ")
-        line.append("━" * done, style="green")
-        line.append("━" * (cells - done), style="bright_black")
-        line.append(f" {100 * tick.fraction:5.1f} %  {3.6 * tick.speed_mps:4.0f} km/h  ")
+        line = Text("  ") + self._progress(tick)
         line.append(f"{tick.ticks_per_s:4.1f} ticks/s  tick latency p50 {p50:.1f} p95 ")
         line.append(f"{p95:.1f}", style="red" if p95 > self._budget_ms else "green")
         line.append(f" of {self._budget_ms:g} ms")
+        return line
+
+    def _progress(self, tick: TickView) -> Text:
+        cells = 24
+        done = round(cells * min(max(tick.fraction, 0.0), 1.0))
+        line = Text()
+        line.append("━" * done, style="green")
+        line.append("━" * (cells - done), style="bright_black")
+        line.append(f" {100 * tick.fraction:5.1f} %  {3.6 * tick.speed_mps:4.0f} km/h  ")
         return line
 
 
 class FilmMaker(Observer):
     """Films what the diffusion agent sees and plans.
 
-    An agent without `last` (the expert, a foreign agent) is filmed by a camera of the film's own on the ego.
+    An agent that does not tell of its ticks (the expert, another's) is filmed by a camera of the film's own on
+    the ego.
     """
 
     def __init__(
@@ -108,7 +122,7 @@ class FilmMaker(Observer):
     def on_route_start(self, start: RouteStart) -> None:
         """Open the film."""
         self._film = Film(self._path, self._camera, self._budget_ms)
-        if not hasattr(start.agent, "last"):
+        if not driven_by_stack(start.agent):
             self._spawn_camera(start)
 
     def on_tick(self, tick: TickView) -> None:

@@ -287,7 +287,9 @@ def test_a_log_is_replayed(write, tmp_path):
 
 def test_the_agent_may_go_on_to_change_the_control_it_returned(write):
     source = AGENT.replace("        self.seen.append", "        self.mutate()\n        self.seen.append", 1)
-    source += "\n    def mutate(self):\n        if hasattr(self, 'control'):\n            self.control.steer = 1.0\n"
+    source += (
+        "\n    def mutate(self):\n        vars(self).get('control', carla.VehicleControl()).steer = 1.0\n"
+    )
     agent = set_up(write("latency: {mode: fixed, ms: 50}", source=source))
     assert [control.steer for control in drive(agent, 4)] == [0.0] * 4
 
@@ -478,7 +480,7 @@ def test_a_ros_agent_must_be_named_in_the_environment(write, monkeypatch):
     config = write(source=source)
     cls = wrapper_class()
     assert cls.get_ros_version() == -1
-    with pytest.raises(ConfigError, match="ROS 1.*TICKDRIVE_WRAPPED_AGENT"):
+    with pytest.raises(ConfigError, match=r"ROS 1.*TICKDRIVE_WRAPPED_AGENT"):
         set_up(config)
     monkeypatch.setenv("TICKDRIVE_WRAPPED_AGENT", config.read_text().splitlines()[0].removeprefix("agent: "))
     assert cls.get_ros_version() == 1

@@ -1,0 +1,88 @@
+"""Which agent a command drives: one of ours, or anyone's, measured in the wrapper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tickdrive.agents.config import AgentConfig, TickLogConfig, load_agent_config
+from tickdrive.agents.wrapped_config import WrappedConfig, load_wrapped_config
+from tickdrive.leaderboard.agent_loading import BUILT_IN, AgentSpec, load_agent_class
+from tickdrive.planner.config import load_config, to_yaml
+from tickdrive.planner.errors import ConfigError
+
+_WRAPPER = "wrapped"
+_OURS = tuple(name for name in BUILT_IN if name != _WRAPPER)
+
+
+@dataclass(frozen=True)
+class AgentChoice:
+    """An agent, ready for the evaluator.
+
+    Attributes:
+        spec: how it is loaded and what its setup is given.
+        config: its configuration, where it is one of ours.
+    """
+
+    spec: AgentSpec
+    config: AgentConfig | None
+
+
+def choose_agent(
+    agent: str,
+    agent_config: str | None,
+    settings: Sequence[str],
+    folder: Path,
+    wrap: bool = True,
+    log_name: str = "",
+) -> AgentChoice:
+    """Settle who drives, and write its whole configuration into the run's folder.
+
+    Args:
+        agent: a built-in name, or the path of any leaderboard agent.
+        agent_config: its configuration; another's agent gets it word for word.
+        settings: ``key=value`` changes: of our agent's configuration, or of the wrapper's.
+        folder: the run's; logs go there.
+        wrap: measure another's agent; False drives it bare, without a log.
+        log_name: the log's file name; empty: one named after each route.
+
+    Raises:
+        ConfigError: there is no such agent, or a key or value is wrong.
+    """
+    log = TickLogConfig(enabled=True, dir=str(folder.resolve()), file=log_name)
+    if agent in _OURS:
+        config = replace(load_agent_config(agent_config, settings), tick_log=log)
+        path = _write(config, folder, "")
+        return AgentChoice(AgentSpec(agent, str(path), agent == "diffusion" and not log_name), config)
+    if not wrap and agent != _WRAPPER:
+        if settings:
+            raise ConfigError("--set changes tickdrive's agents and its wrapper only.", "Leave it out.")
+        return AgentChoice(AgentSpec(agent, agent_config or ""), None)
+    if agent == _WRAPPER or _is_wrapper(agent):
+        wrapped = load_wrapped_config(agent_config, settings)
+    else:
+        # only the wrapper's own settings are looked up in a file; the agent's are the agent's
+        wrapped = load_config(WrappedConfig, None, settings)
+        wrapped = replace(wrapped, agent=agent, agent_config=agent_config or "")
+    load_agent_class(AgentSpec(wrapped.agent))  # what is wrong with it is said before a simulator is started
+    if Path(wrapped.agent).is_file():
+        wrapped = replace(wrapped, agent=str(Path(wrapped.agent).resolve()))
+    wrapped = replace(wrapped, save_names=False, tick_log=log)
+    path = _write(wrapped, folder, f"--agent {_WRAPPER} ")
+    return AgentChoice(AgentSpec(_WRAPPER, str(path), not log_name, label=wrapped.agent), None)
+
+
+def _is_wrapper(agent: str) -> bool:
+    import tickdrive.agents.wrapped_agent as wrapper
+
+    return Path(agent).is_file() and Path(agent).samefile(wrapper.__file__)
+
+
+def _write(config: AgentConfig | WrappedConfig, folder: Path, agent_option: str) -> Path:
+    path = folder / "config.yaml"
+    text = (
+        f"# the agent of this run; drive with it again: tickdrive drive {agent_option}--agent-config {path}\n"
+    )
+    path.write_text(text + to_yaml(config), encoding="utf-8")
+    return path
