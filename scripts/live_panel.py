@@ -101,6 +101,8 @@ class LivePanel(LiveLine):
         if meter is not None and meter.last is not None:
             total_ms = meter.last.trace.total_ms
             driven.rungs[meter.last.rung] += 1
+            if meter.last.latency is not None:  # in ticks in which it is busy the agent takes no time
+                driven.stages.add(meter.last.trace)
             driven.notes = Text(meter.last.engine)
         elif driven_by_stack(tick.agent) and (output := tick.agent.last) is not None:
             total_ms = output.trace.total_ms
@@ -181,7 +183,8 @@ class LivePanel(LiveLine):
             cells[budget], styles[budget] = "┊", "red"
         mark = self._cell(p95_ms, width)
         if cells[mark] in " ┊":
-            cells[mark], styles[mark] = "│", "red" if p95_ms > self._budget_ms else "cyan"
+            beyond = p95_ms > _SCALE * self._budget_ms
+            cells[mark], styles[mark] = "▸" if beyond else "│", "red" if p95_ms > self._budget_ms else "cyan"
         return Text.assemble(*zip(cells, styles, strict=True))
 
     def _cell(self, ms: float, width: int) -> int:

@@ -107,8 +107,7 @@ class LiveLine(Observer):
 class FilmMaker(Observer):
     """Films what the diffusion agent sees and plans.
 
-    An agent that does not tell of its ticks (the expert, another's) is filmed by a camera of the film's own on
-    the ego.
+    An agent that does not tell of its ticks (the expert, another's) is filmed by a camera of the film's own.
     """
 
     def __init__(

@@ -286,10 +286,8 @@ def test_a_log_is_replayed(write, tmp_path):
 
 
 def test_the_agent_may_go_on_to_change_the_control_it_returned(write):
-    source = AGENT.replace("        self.seen.append", "        self.mutate()\n        self.seen.append", 1)
-    source += (
-        "\n    def mutate(self):\n        vars(self).get('control', carla.VehicleControl()).steer = 1.0\n"
-    )
+    change = "        vars(self).get('control', carla.VehicleControl()).steer = 1.0\n"
+    source = AGENT.replace("        self.seen.append", change + "        self.seen.append", 1)
     agent = set_up(write("latency: {mode: fixed, ms: 50}", source=source))
     assert [control.steer for control in drive(agent, 4)] == [0.0] * 4
 

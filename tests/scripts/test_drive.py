@@ -13,6 +13,7 @@ import pytest
 from tickdrive.agents.config import load_agent_config
 from tickdrive.agents.tick_log import read_log
 
+PURSUIT = Path(__file__).resolve().parents[1] / "leaderboard" / "agents" / "pursuit.py"
 FEW = [
     "evaluation.traffic.vehicles=2",
     "evaluation.traffic.walkers=1",
@@ -77,10 +78,35 @@ def test_the_machine_form_and_the_configuration_read_back(run):
     assert load_agent_config(folder / "run/config.yaml").planner.steps == 10
 
 
+def test_another_agent_is_measured(short_route, tmp_path):
+    """Watched as well, where there is no terminal: the plain line stands in for the panel."""
+    settings = [item for value in [*FEW, "latency.mode=fixed", "latency.ms=80"] for item in ("--set", value)]
+    options = ["--route", str(short_route), "--out", "run", "--no-video", "--watch", "--seed", "2"]
+    theirs = ["--agent", str(PURSUIT), "--agent-config", '{"speed": 5.0}']
+    done = tickdrive("drive", *options, *theirs, *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Tick latency by stage" in done.stdout and "tick latency p50" in done.stdout
+    log = read_log(tmp_path / "run")
+    assert log.header["engine"] == "PursuitAgent" and log.header["config"]["agent_config"] == '{"speed": 5.0}'
+    assert [t["rung"] for t in log.ticks[:5]] == ["planned", "hold", "planned", "hold", "planned"]
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["tickdrive"]["agent"] == str(PURSUIT)
+    assert results["_checkpoint"]["records"][0]["scores"]["score_route"] > 90.0
+    # and its written configuration drives it again
+    again = [*options[:2], "--out", "again", "--no-video", *settings[: 2 * len(FEW)]]
+    done = tickdrive("drive", "--agent", "wrapped", "--agent-config", "run/config.yaml", *again, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_log(tmp_path / "again").ticks[0]["latency"]["mode"] == "fixed"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--route", "none.xml"], "none.xml"),
+        (["--agent", "expret"], "Did you mean 'expert'"),
+        (["--agent", "none.py"], "none.py"),
+        (["--agent", str(PURSUIT), "--set", "latency.busy=follow"], "gives no plan"),
+        (["--agent", str(PURSUIT), "--no-wrap", "--set", "latency.mode=measured"], "Leave it out"),
         (["--set", "planner.stepz=3"], "Did you mean 'steps'"),
         (["--set", "evaluation.trafic.vehicles=3"], "Did you mean 'traffic'"),
         (["--xodr", "none.xodr"], "none.xodr"),
