@@ -92,11 +92,12 @@ class AgentMeter:
         try:
             rung, control = self._decide(tick, arguments, named)
         except (Exception, SystemExit) as error:
-            ego = {"error": f"{type(error).__name__}: {error}"}
-            self._note(tick, self._tracer.end(), "failed", None, ego)
+            said = {"error": f"{type(error).__name__}: {error}"}
+            self._note(tick, self._tracer.end(), "failed", None, said)
             raise
         trace = self._tracer.end()
-        self._note(tick, trace, rung, control, self._locate(input_data, timestamp))
+        ego = {} if self._log is None else self._locate(input_data, timestamp)
+        self._note(tick, trace, rung, control, ego)
         self._returned_ns = time.perf_counter_ns()
         return control
 
