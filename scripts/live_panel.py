@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -185,7 +187,8 @@ class LivePanel(LiveLine):
         if cells[mark] in " ┊":
             beyond = p95_ms > _SCALE * self._budget_ms
             cells[mark], styles[mark] = "▸" if beyond else "│", "red" if p95_ms > self._budget_ms else "cyan"
-        return Text.assemble(*zip(cells, styles, strict=True))
+        runs = groupby(zip(cells, styles, strict=True), key=itemgetter(1))
+        return Text.assemble(*(("".join(cell for cell, _ in run), style) for style, run in runs))
 
     def _cell(self, ms: float, width: int) -> int:
         return min(int(ms / (_SCALE * self._budget_ms) * width), width - 1)
