@@ -12,6 +12,7 @@ from tickdrive.leaderboard.agent_loading import BUILT_IN, AgentSpec, load_agent_
 from tickdrive.planner.config import load_config, to_yaml
 from tickdrive.planner.errors import ConfigError
 
+AGENT_CONFIG_FILE = "config.yaml"
 _WRAPPER = "wrapped"
 _OURS = tuple(name for name in BUILT_IN if name != _WRAPPER)
 
@@ -73,6 +74,12 @@ def choose_agent(
     return AgentChoice(AgentSpec(_WRAPPER, str(path), not log_name, label=wrapped.agent), None)
 
 
+def agent_config_text(folder: Path) -> str | None:
+    """The agent's configuration as a run's folder holds it: a comment, then YAML; None where there is none."""
+    path = folder / AGENT_CONFIG_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
 def _is_wrapper(agent: str) -> bool:
     import tickdrive.agents.wrapped_agent as wrapper
 
@@ -80,7 +87,7 @@ def _is_wrapper(agent: str) -> bool:
 
 
 def _write(config: AgentConfig | WrappedConfig, folder: Path, agent_option: str) -> Path:
-    path = folder / "config.yaml"
+    path = folder / AGENT_CONFIG_FILE
     text = (
         f"# the agent of this run; drive with it again: tickdrive drive {agent_option}--agent-config {path}\n"
     )

@@ -15,7 +15,8 @@ from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.routes import read_routes
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError
-from tickdrive.scripts.agent_choice import choose_agent
+from tickdrive.planner.files import write_atomically
+from tickdrive.scripts.agent_choice import AGENT_CONFIG_FILE, agent_config_text, choose_agent
 from tickdrive.scripts.drive import split_settings
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import configs_folder, new_run_folder
@@ -64,7 +65,10 @@ def run(options: EvaluateOptions) -> None:
     routes = read_routes(options.routes, options.subset)
     folder = options.out or new_run_folder(options.routes.stem)
     folder.mkdir(parents=True, exist_ok=True)
+    before = agent_config_text(folder) if options.resume else None
     chosen = choose_agent(options.agent, options.agent_config, agent_settings, folder, options.wrap)
+    if before is not None:
+        _refuse_another_agent(folder, before)
     with server(
         console, options.carla, routes[0].town, None, options.seed, folder / "simulator.log"
     ) as simulator:
@@ -90,6 +94,23 @@ def run(options: EvaluateOptions) -> None:
     if outcome.interrupted:
         error_console.print(f"stopped; go on with --resume --out {folder}")
         sys.exit(130)
+
+
+def _refuse_another_agent(folder: Path, before: str) -> None:
+    """Results of two configurations must not be mixed.
+
+    Raises:
+        ConfigError: says what differs; the folder keeps its configuration.
+    """
+    now = agent_config_text(folder) or ""
+    old, new = (set(map(str.strip, text.splitlines()[1:])) for text in (before, now))
+    if old != new:
+        write_atomically(folder / AGENT_CONFIG_FILE, before.encode())
+        raise ConfigError(
+            f"The results in {folder} are of another agent configuration: there "
+            f"{'; '.join(sorted(old - new)) or 'nothing'}, now {'; '.join(sorted(new - old)) or 'nothing'}.",
+            "Repeat the options of that evaluation, or give another --out.",
+        )
 
 
 def evaluation_table(outcome: EvaluationOutcome) -> Table:
