@@ -75,7 +75,7 @@ def choose_agent(
 
 
 def agent_config_text(folder: Path) -> str | None:
-    """The agent's configuration as a run's folder holds it: a comment, then YAML; None where there is none."""
+    """The agent's configuration as a run's folder holds it: a comment, then YAML. None: it has none."""
     path = folder / AGENT_CONFIG_FILE
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
