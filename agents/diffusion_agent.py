@@ -23,6 +23,7 @@ sys.path[:] = [entry for entry in sys.path if not entry or os.path.abspath(entry
 import carla  # noqa: E402
 
 try:
+    from tickdrive.agents.carla_control import vehicle_control
     from tickdrive.agents.config import AgentConfig, load_agent_config
     from tickdrive.agents.route_log import SetupArgument, route_log_path
     from tickdrive.agents.run_header import run_header
@@ -107,14 +108,7 @@ class DiffusionAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
         control, _ = self._stack.tick(input_data, timestamp)
         if self._metric_info is not None:
             self._metric_info[len(self._metric_info)] = self.get_metric_info()
-        return carla.VehicleControl(
-            throttle=control.throttle,
-            steer=control.steer,
-            brake=control.brake,
-            hand_brake=False,
-            reverse=False,
-            manual_gear_shift=False,
-        )
+        return vehicle_control(control)
 
     def destroy(self) -> None:
         """End the route: close its log; weights stay in the process."""

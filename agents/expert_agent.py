@@ -11,7 +11,8 @@ from typing import Any
 import carla
 import numpy as np
 
-from tickdrive.agents.control import Control, TrajectoryFollower
+from tickdrive.agents.carla_control import vehicle_control
+from tickdrive.agents.control import TrajectoryFollower
 from tickdrive.agents.expert import Expert, ExpertPlan
 from tickdrive.agents.expert_scene import ExpertScene, find_stop_lines, read_scene
 from tickdrive.leaderboard.autonomous_agent import PrivilegedAgent, Track
@@ -64,13 +65,6 @@ class ExpertAgent(PrivilegedAgent):
             expert.stop_lines = find_stop_lines(self.world, expert.xy, expert.yaw, expert.s)
             self._expert = expert
         return self._expert
-
-
-def vehicle_control(control: Control) -> carla.VehicleControl:
-    """The follower's control as CARLA takes it."""
-    return carla.VehicleControl(
-        throttle=control.throttle, steer=control.steer, brake=control.brake, manual_gear_shift=False
-    )
 
 
 def _forward(yaw_deg: float) -> np.ndarray:

@@ -17,9 +17,10 @@ from typing import Any
 import carla
 import numpy as np
 
+from tickdrive.agents.carla_control import vehicle_control
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.expert import ExpertPlan
-from tickdrive.agents.expert_agent import TICK_S, ExpertAgent, vehicle_control
+from tickdrive.agents.expert_agent import TICK_S, ExpertAgent
 from tickdrive.agents.expert_scene import ExpertScene, read_scene
 from tickdrive.agents.front_end import FrontEnd, FrontEndOutput
 from tickdrive.agents.preprocess import BEV_LAYOUT, BevConfig

@@ -24,6 +24,8 @@ from tickdrive.planner.files import write_atomically
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+PERCEPTION_FOLDER = "perception"
+"""Beside the planner's files, in a checkpoint that has both."""
 _AGAIN = "Fetch or train it again."
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from tickdrive.planner.checkpoint import PERCEPTION_FOLDER
 from tickdrive.planner.errors import CheckpointError
 from tickdrive.planner.files import write_atomically
 from tickdrive.planner.network_config import PolicyConfig
@@ -16,7 +17,6 @@ from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.supervision import PerceptionModule
 from tickdrive.planner.training_state import load_state, read_progress
 
-PERCEPTION_FOLDER = "perception"
 MAX_BYTES = 50 * 1024 * 1024
 """The most that a shipped checkpoint may hold."""
 

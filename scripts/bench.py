@@ -66,8 +66,8 @@ def accuracy(recordings: Sequence[Path], checkpoint: str, json_file: Path | None
 
     from tickdrive.agents.perception.compact_network import CompactPerception
     from tickdrive.agents.shared_models import resolve_checkpoint
+    from tickdrive.planner.checkpoint import PERCEPTION_FOLDER
     from tickdrive.planner.dataset import load_training_data
-    from tickdrive.planner.export import PERCEPTION_FOLDER
     from tickdrive.planner.metrics import evaluate
     from tickdrive.planner.policy import DiffusionPolicy
     from tickdrive.planner.recording import find_recordings

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tickdrive.agents.perception.compact_network import CompactConfig, CompactPerception
+from tickdrive.planner.checkpoint import PERCEPTION_FOLDER
 from tickdrive.planner.dataset import TrainingData, load_training_data
 from tickdrive.planner.errors import CheckpointError, ConfigError
-from tickdrive.planner.export import PERCEPTION_FOLDER, export_checkpoint
+from tickdrive.planner.export import export_checkpoint
 from tickdrive.planner.network_config import PolicyConfig, preset
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.recording import find_recordings

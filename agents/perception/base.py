@@ -15,6 +15,7 @@ import torch
 
 from tickdrive.agents.config import PerceptionConfig
 from tickdrive.agents.types import PlannerInputs, Reasoning
+from tickdrive.planner.checkpoint import PERCEPTION_FOLDER
 from tickdrive.planner.errors import CheckpointError, ConfigError, did_you_mean
 from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.tracing import Tracer
@@ -55,9 +56,6 @@ class FeatureExtractor(Protocol):
 
 Builder = Callable[[PerceptionConfig, Path | None, PolicyConfig, torch.device], FeatureExtractor]
 """(configuration, folder of trained weights or None, the planner's sizes, device) -> extractor."""
-
-PERCEPTION_FOLDER = "perception"
-"""Folder of the perception's weights within a planner checkpoint."""
 
 _BUILDERS: dict[str, Builder] = {}
 _BUILT_IN = {"compact": "tickdrive.agents.perception.compact", "vlm": "tickdrive.agents.perception.vlm"}

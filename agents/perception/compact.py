@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 from tickdrive.agents.config import PerceptionConfig
 from tickdrive.agents.perception.base import (
-    PERCEPTION_FOLDER,
     REASONING_SPAN,
     VL_SPAN,
     check_widths,
@@ -23,6 +22,7 @@ from tickdrive.agents.perception.base import (
 )
 from tickdrive.agents.perception.compact_network import CompactPerception
 from tickdrive.agents.types import Decision, PlannerInputs, Reasoning
+from tickdrive.planner.checkpoint import PERCEPTION_FOLDER
 from tickdrive.planner.errors import CheckpointError, SensorError
 from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.supervision import channels_last

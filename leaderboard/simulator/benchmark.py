@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tickdrive.leaderboard.sensor_interface import sensor_attributes
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess, free_port_pair
 from tickdrive.planner.errors import ServerError
 
@@ -19,29 +20,11 @@ SUITES: dict[str, tuple[str, ...]] = {
     "lidar": ("lidar",),
     "leaderboard": ("camera", "lidar", "imu", "gnss"),
 }
-#: the leaderboard's fixed attributes (leaderboard 2.x `agent_wrapper.py`)
-_SENSORS: dict[str, tuple[str, dict[str, str]]] = {
-    "camera": (
-        "sensor.camera.rgb",
-        {"image_size_x": "512", "image_size_y": "256", "fov": "80"},
-    ),
-    "lidar": (
-        "sensor.lidar.ray_cast",
-        {
-            "range": "85",
-            "rotation_frequency": "10",
-            "channels": "64",
-            "upper_fov": "10",
-            "lower_fov": "-30",
-            "points_per_second": "600000",
-            "atmosphere_attenuation_rate": "0.004",
-            "dropoff_general_rate": "0.45",
-            "dropoff_intensity_limit": "0.8",
-            "dropoff_zero_intensity": "0.4",
-        },
-    ),
-    "imu": ("sensor.other.imu", {}),
-    "gnss": ("sensor.other.gnss", {}),
+_SENSORS: dict[str, dict[str, object]] = {
+    "camera": {"type": "sensor.camera.rgb", "width": 512, "height": 256, "fov": 80},
+    "lidar": {"type": "sensor.lidar.ray_cast"},
+    "imu": {"type": "sensor.other.imu"},
+    "gnss": {"type": "sensor.other.gnss"},
 }
 
 
@@ -151,9 +134,9 @@ def _client_main(order: dict[str, Any]) -> dict[str, Any]:
     mount = carla.Transform(carla.Location(x=1.3, z=2.0))
     ego = world.get_actor(vehicles[0])
     queues, sensors = [], []
-    for type_id, attributes in order["sensors"]:
-        blueprint = library.find(type_id)
-        for name, value in attributes.items():
+    for spec in order["sensors"]:
+        blueprint = library.find(spec["type"])
+        for name, value in sensor_attributes(spec).items():
             blueprint.set_attribute(name, value)
         sensors.append(world.spawn_actor(blueprint, mount, attach_to=ego))
         received: queue.Queue[Any] = queue.Queue()
