@@ -15,18 +15,26 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import msgspec
 import numpy as np
 
+from tickdrive.agents.tick_line import TickLine, tick_decoder
 from tickdrive.agents.types import EgoState
 from tickdrive.planner.errors import DataError
 from tickdrive.planner.tracing import TickTrace
 
+if TYPE_CHECKING:
+    from tickdrive.agents.tick_parquet import ParquetReader
+
 SCHEMA = 2
+_DAMAGE_TOLD = 20
+"""Damaged lines that are told one by one; of further ones only the number."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -204,7 +212,7 @@ class TickLog:
 
 @dataclass(frozen=True)
 class LoadedLog:
-    """A tick log read back.
+    """A tick log read back whole; for long logs see `iter_ticks` and `leaderboard/tick_table.py`.
 
     Attributes:
         path: where it was read.
@@ -220,7 +228,27 @@ class LoadedLog:
 
 
 def read_log(path: str | Path) -> LoadedLog:
-    """Read a tick log, as far as it is whole.
+    """Read a tick log into memory, as far as it is whole.
+
+    Raises:
+        DataError: no such file, no header, or a schema this version does not know.
+    """
+    reader = open_log(path)
+    ticks = tuple(reader.ticks())
+    return LoadedLog(path=reader.path, header=reader.header, ticks=ticks, damage=tuple(reader.damage))
+
+
+def iter_ticks(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The ticks of a log one after another, as dicts; what is damaged is left out (`open_log` tells it).
+
+    Raises:
+        DataError: as `read_log`.
+    """
+    return open_log(path).ticks()
+
+
+def open_log(path: str | Path) -> TickReader | ParquetReader:
+    """Open a log for reading: a run's folder, its JSON Lines, or a Parquet file made of them.
 
     Raises:
         DataError: no such file, no header, or a schema this version does not know.
@@ -229,27 +257,94 @@ def read_log(path: str | Path) -> LoadedLog:
     if path.is_dir():
         path = path / "ticks.jsonl"
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
     except OSError as error:
+        others = sorted(other.name for other in path.parent.glob("*ticks.jsonl"))
         raise DataError(
             f"Tick log {path} cannot be read: {error.strerror}.",
-            "Give the run's folder or its ticks.jsonl.",
+            f"There is {', '.join(others[:5])}."
+            if others
+            else "Give the run's folder, its ticks.jsonl, or a Parquet file made of it.",
         ) from error
-    lines = raw.split(b"\n")
-    header: Mapping[str, Any] | None = None
-    ticks: list[Mapping[str, Any]] = []
-    damage: list[str] = []
-    for number, text in enumerate(lines, start=1):
-        if not text:
-            continue
-        entry = _parse(text)
-        if entry is None:
-            damage.append(f"line {number} is damaged ({len(text)} bytes) and left out")
-        elif number == 1:
-            header = entry
-        elif entry.get("type") == "tick" and isinstance(entry.get("total_ms"), (int, float)):
-            ticks.append(entry)
-    if header is None or header.get("type") != "header":
+    if is_parquet:
+        from tickdrive.agents.tick_parquet import ParquetReader
+
+        return ParquetReader(path)
+    return TickReader(path)
+
+
+class TickReader:
+    """Reads a log's JSON Lines one by one: memory does not grow with the log.
+
+    Args:
+        path: the log.
+
+    Attributes:
+        path: the log.
+        header: line 1.
+        damage: what was wrong with lines that were left out; filled while lines are read.
+
+    Raises:
+        DataError: the file cannot be read, has no header, or a schema this version does not know.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damage: list[str] = []
+        with self._opened() as file:
+            first = file.readline()
+        try:
+            header = msgspec.json.decode(first)
+        except msgspec.DecodeError:
+            header = None
+        self.header = check_header(path, header)
+
+    def ticks(self) -> Iterator[dict[str, Any]]:
+        """Every tick as a dict with all its keys."""
+        for text, _ in self.lines():
+            yield msgspec.json.decode(text)
+
+    def lines(self) -> Iterator[tuple[bytes, TickLine]]:
+        """Every tick's text and typed form."""
+        self.damage.clear()
+        left_out = 0
+        decode = tick_decoder.decode
+        with self._opened() as file:
+            file.readline()
+            for number, text in enumerate(file, start=2):
+                try:
+                    line = decode(text)
+                except msgspec.DecodeError as error:
+                    told = _damage(text, number, error)
+                    if told:
+                        left_out += 1
+                        self._tell(told, left_out)
+                else:
+                    yield text, line
+
+    def _tell(self, told: str, left_out: int) -> None:
+        if left_out <= _DAMAGE_TOLD:
+            self.damage.append(told)
+        else:
+            self.damage[_DAMAGE_TOLD:] = [f"{left_out - _DAMAGE_TOLD} more lines are left out"]
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        try:
+            with self.path.open("rb", buffering=1 << 20) as file:
+                yield file
+        except OSError as error:
+            raise DataError(f"Tick log {self.path} cannot be read: {error.strerror}.") from error
+
+
+def check_header(path: Path, header: Any) -> Mapping[str, Any]:
+    """The header, if it is one of a log that this version reads.
+
+    Raises:
+        DataError: it is none, or of another schema.
+    """
+    if not isinstance(header, dict) or header.get("type") != "header":
         raise DataError(
             f"{path} is not a tick log: its first line is no header.",
             "Give a ticks.jsonl that tickdrive wrote.",
@@ -259,15 +354,23 @@ def read_log(path: str | Path) -> LoadedLog:
             f"{path} has tick log schema {header.get('schema')!r}; this version reads schema {SCHEMA}.",
             "Read it with the tickdrive version that wrote it (header key 'versions').",
         )
-    return LoadedLog(path=path, header=header, ticks=tuple(ticks), damage=tuple(damage))
+    return header
 
 
-def _parse(text: bytes) -> Mapping[str, Any] | None:
-    try:
-        entry = json.loads(text)
-    except ValueError:
+def _damage(text: bytes, number: int, error: msgspec.DecodeError) -> str | None:
+    """What to tell of a line that is no tick; None for an empty line and for lines of another type."""
+    text = text.rstrip(b"\n")
+    if not text:
         return None
-    return entry if isinstance(entry, dict) else None
+    try:
+        entry = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        entry = None
+    if not isinstance(entry, dict):
+        return f"line {number} is damaged ({len(text)} bytes) and left out"
+    if entry.get("type") != "tick":
+        return None
+    return f"line {number} is no tick that this version can read and left out: {error}"
 
 
 def _finite(value: Any) -> Any:

@@ -223,14 +223,37 @@ def train(
 
 @app.command()
 def latency(
-    log: Annotated[Path, typer.Argument(help="A run's folder or its ticks.jsonl.")],
+    logs: Annotated[
+        list[Path], typer.Argument(help="A run's folder, its ticks.jsonl, or Parquet made of it; or several.")
+    ],
     budget_ms: Annotated[float, typer.Option(help="The tick's budget.", min=0.001)] = 50.0,
+    fail_over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIMIT",
+            help='Exit with 3 where it holds: "total.p95 > 50", "miss_share > 0.01"; '
+            'with two logs also "diff.total.p95 > 2". May be given again.',
+        ),
+    ] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Also write the log as Parquet to this file.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Also write a Chrome/Perfetto trace: FILE.json or FILE.json.gz.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Where the milliseconds of a drive went: percentiles by stage, misses, agent against simulator."""
+    """Where a drive's milliseconds went: by stage, misses, longest ticks; with two logs, what differs."""
     from tickdrive.scripts import latency as command
 
-    command.run(log, budget_ms, json_file)
+    command.run(
+        command.LatencyOptions(
+            logs=tuple(logs),
+            budget_ms=budget_ms,
+            fail_over=tuple(fail_over or ()),
+            parquet=parquet,
+            trace=trace,
+            json_file=json_file,
+        )
+    )
 
 
 @bench.command("log")

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tickdrive.agents.config import AgentConfig
-from tickdrive.agents.tick_log import read_log
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator
 from tickdrive.leaderboard.film import FilmCamera
-from tickdrive.leaderboard.latency import LatencySummary, latency_table, summarize
+from tickdrive.leaderboard.latency import LatencySummary, summarize
+from tickdrive.leaderboard.latency_tables import latency_table
 from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.result_table import results_table
 from tickdrive.leaderboard.routes import Route, read_routes
 from tickdrive.leaderboard.scoring import AGENT_FAILURES
+from tickdrive.leaderboard.tick_table import read_table
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError, RouteError
 from tickdrive.scripts.agent_choice import choose_agent
@@ -134,8 +135,8 @@ def _latency(folder: Path, budget_ms: float) -> LatencySummary | None:
     path = folder / LOG_NAME
     if not path.exists():
         return None
-    ticks = read_log(path).ticks
-    return summarize(ticks, budget_ms) if ticks else None
+    table = read_table(path)
+    return summarize(table, budget_ms) if len(table) else None
 
 
 def _load_models(config: AgentConfig) -> None:
