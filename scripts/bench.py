@@ -1,4 +1,4 @@
-"""`tickdrive bench planner`, `tickdrive bench sim` and `tickdrive bench accuracy`."""
+"""`tickdrive bench log`, `planner`, `sim` and `accuracy`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,21 @@ def planner(
             on_progress=status.update,
         )
     show_rows("Planner", rows, json_file)
+
+
+def log(ticks: int, read_ticks: int, json_file: Path | None) -> None:
+    """Measure writing a tick log, then reading one."""
+    from tickdrive.agents.tick_log_benchmark import run_log_benchmark
+    from tickdrive.leaderboard.log_reading_benchmark import run_reading_benchmark
+
+    writing = run_log_benchmark(ticks)
+    with console.status("measuring") as status:
+        reading = run_reading_benchmark(read_ticks, progress=status.update) if read_ticks else []
+    # Two tables, for they have different columns; one list for machines.
+    show_rows("Tick log", writing, None)
+    if reading:
+        show_rows("Reading a tick log", reading, None)
+    write_json(json_file, results_json([*writing, *reading]))
 
 
 def simulator(ticks: int, town: str, vehicles: int, walkers: int, json_file: Path | None) -> None:

@@ -256,16 +256,30 @@ def latency(
     )
 
 
+@app.command()
+def rerun(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its log.")],
+    out: Annotated[Path | None, typer.Option(help="The recording. Default: drive.rrd in the folder.")] = None,
+    budget_ms: Annotated[float, typer.Option(help="The tick's budget.", min=0.001)] = 50.0,
+) -> None:
+    """A run as a recording for the rerun viewer: latency, plan and way, reasoning, camera where kept."""
+    from tickdrive.scripts import rerun as command
+
+    command.run(run, out, budget_ms)
+
+
 @bench.command("log")
 def bench_log(
     ticks: Annotated[int, typer.Option(help="Ticks to measure.", min=10)] = 2000,
+    read_ticks: Annotated[
+        int, typer.Option(help="Ticks of the log that is read (2 kB of disk each); 0: none.", min=0)
+    ] = 20_000,
     json_file: JsonOption = None,
 ) -> None:
-    """What tracing and logging cost in a tick."""
-    from tickdrive.agents.tick_log_benchmark import run_log_benchmark
-    from tickdrive.scripts.output import show_rows
+    """What tracing and logging cost in a tick, and reading and summarising a log."""
+    from tickdrive.scripts import bench as command
 
-    show_rows("Tick log", run_log_benchmark(ticks), json_file)
+    command.log(ticks, read_ticks, json_file)
 
 
 @bench.command("planner")
