@@ -148,11 +148,16 @@ def compare(a: TickTable, b: TickTable, budget_ms: float) -> LatencyDiff:
     return LatencyDiff(
         rows=tuple(
             Difference(
-                *key,
-                *(float(v[k]) for v in (side_a.figures, side_b.figures, delta, low, high)),
+                name=name,
+                statistic=statistic,
+                a=float(side_a.figures[k]),
+                b=float(side_b.figures[k]),
+                delta=float(delta[k]),
+                low=float(low[k]),
+                high=float(high[k]),
                 differs=bool(differs[k]),
             )
-            for k, key in enumerate(keys)
+            for k, (name, statistic) in enumerate(keys)
         ),
         only_a=tuple(name for name in columns_a if name not in columns_b),
         only_b=tuple(name for name in columns_b if name not in columns_a),
@@ -188,7 +193,9 @@ class _Resampled:
         self.blocks = max(round(parts / starts), 1)
         begun = rng.multinomial(self.blocks, np.full(parts, 1 / parts), _RESAMPLES)
         # A block is `starts` parts from where it begins, around the log's end to its beginning.
-        drawn = sum(np.roll(begun, shift, axis=1) for shift in range(starts)).astype(np.float64)
+        drawn = np.zeros(begun.shape)
+        for shift in range(starts):
+            drawn += np.roll(begun, shift, axis=1)
         figures: list[float] = []
         resampled: list[np.ndarray] = []
         for name in names:

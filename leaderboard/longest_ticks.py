@@ -13,6 +13,9 @@ from tickdrive.leaderboard.tick_table import Stage, TickTable
 _MOST = 0.5
 """A child that has this share of its parent's excess is named in its place."""
 
+_NOTABLE = 0.05
+"""An excess below this share of the tick is not told as a reason."""
+
 
 @dataclass(frozen=True)
 class LongTick:
@@ -43,7 +46,11 @@ class LongTick:
     @property
     def why(self) -> str:
         """In words."""
-        reasons = [f"{self.stage} {self.excess_ms:.1f} ms over its median"]
+        stands_out = self.excess_ms > _NOTABLE * self.total_ms
+        told = (
+            f"{self.stage} {self.excess_ms:.1f} ms over its median" if stands_out else "no stage stands out"
+        )
+        reasons = [told]
         if self.preempted:
             reasons.append(f"preempted {self.preempted} times" if self.preempted > 1 else "preempted once")
         if self.is_first:

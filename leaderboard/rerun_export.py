@@ -170,7 +170,8 @@ def _send_scalars(rr: Any, stream: Any, table: TickTable, entity: str, values: n
 def _times(rr: Any, table: TickTable, ticks: np.ndarray) -> list[Any]:
     columns = [rr.TimeColumn("tick", sequence=ticks)]
     if not np.isnan(table.sim_s).any():
-        columns.append(rr.TimeColumn("sim", duration=table.sim_s[ticks]))
+        nanoseconds = np.round(table.sim_s[ticks] * 1e9).astype("timedelta64[ns]")
+        columns.append(rr.TimeColumn("sim", duration=nanoseconds))
     return columns
 
 

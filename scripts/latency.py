@@ -98,7 +98,7 @@ def _show(options: LatencyOptions) -> tuple[dict[str, Any], list[LatencySummary]
 def _read(path: Path) -> TickTable:
     table = read_table(path)
     for damage in table.damage:
-        error_console.print(f"{table.path}: {damage}", style="yellow", markup=False)
+        error_console.print(f"{table.path}: {damage}", style="yellow", markup=False, soft_wrap=True)
     return table
 
 

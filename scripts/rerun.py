@@ -17,7 +17,7 @@ def run(run_folder: Path, out: Path | None, budget_ms: float) -> None:
     path = out or (run_folder if run_folder.is_dir() else run_folder.parent) / "drive.rrd"
     recorded = write_rerun(run_folder, path, budget_ms)
     for damage in recorded.damage:
-        error_console.print(damage, style="yellow", markup=False)
+        error_console.print(damage, style="yellow", markup=False, soft_wrap=True)
     pictures = f"{recorded.images} camera frames" if recorded.images else "no camera frames (no frames/*.jpg)"
     console.print(f"{recorded.ticks} ticks, {recorded.plans} plans, {pictures}; LiDAR is not logged")
     console.print(f"  {path}   open it with: rerun {path}", markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-prepare_environment "sim,vlm,dev"
+prepare_environment "sim,vlm,report,rerun,dev"
 
 echo "== ruff"
 .venv/bin/ruff check .
