@@ -31,12 +31,13 @@ _EGO_FLOATS = ("yaw_deg", "speed_mps", "acceleration_mps2", "yaw_rate_dps", "rem
 _PEDALS = ("throttle", "steer", "brake")
 
 
-def write_parquet(reader: TickReader, path: Path) -> int:
+def write_parquet(reader: TickReader, path: Path, group_ticks: int = GROUP_TICKS) -> int:
     """Write a log's ticks as Parquet, row group by row group.
 
     Args:
         reader: the log.
         path: the file; replaced only when the new one is whole.
+        group_ticks: ticks in memory at a time, and of a row group.
 
     Returns:
         The number of ticks.
@@ -57,7 +58,7 @@ def write_parquet(reader: TickReader, path: Path) -> int:
                 file, schema, compression="zstd", use_dictionary=_dictionary_columns(schema)
             ) as writer,
         ):
-            while chunk := list(islice(lines, GROUP_TICKS)):
+            while chunk := list(islice(lines, group_ticks)):
                 writer.write_table(_table(arrow, schema, chunk))
                 ticks += len(chunk)
             writer.add_key_value_metadata(

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from tickdrive.agents.tick_log import LatencyRecord, TickLog, TickReader, TickRecord, iter_ticks, read_log
-from tickdrive.agents.tick_parquet import GROUP_TICKS, write_parquet
+from tickdrive.agents.tick_parquet import write_parquet
 from tickdrive.leaderboard.log_reading_benchmark import write_synthetic_log
 from tickdrive.leaderboard.tick_table import Labels, TickTable, read_table
 from tickdrive.planner.errors import DataError
@@ -123,9 +123,9 @@ def test_the_table_holds_what_the_log_says(tmp_path):
 
 def test_many_row_groups_are_one_log(tmp_path):
     log, made = tmp_path / "ticks.jsonl", tmp_path / "ticks.parquet"
-    write_synthetic_log(log, GROUP_TICKS + 500)
-    write_parquet(TickReader(log), made)
-    assert parquet.ParquetFile(made).num_row_groups == 2
+    write_synthetic_log(log, 700)
+    write_parquet(TickReader(log), made, group_ticks=300)
+    assert parquet.ParquetFile(made).num_row_groups == 3
     assert_same(read_table(log), read_table(made))
 
 
