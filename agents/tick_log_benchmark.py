@@ -1,4 +1,4 @@
-"""What tracing and logging a tick cost: `tickdrive bench log`."""
+"""What tracing, logging and budgeting a tick cost: `tickdrive bench log`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tickdrive.agents.config import BudgetConfig
+from tickdrive.agents.preemption import involuntary_switches
+from tickdrive.agents.shared_models import WarmTiming
+from tickdrive.agents.tick_budget import TickBudget
 from tickdrive.agents.tick_log import TickLog, TickRecord
 from tickdrive.agents.types import Decision
 from tickdrive.planner.tracing import Tracer
@@ -26,9 +30,11 @@ def run_log_benchmark(ticks: int = 2000, warm_up: int = 100) -> list[dict[str, A
         warm_up: ticks before them.
 
     Returns:
-        One row: ``name, ticks, p50_ms, p99_ms, max_ms, bytes_per_tick``.
+        Two rows, ``name, ticks, p50_ms, p99_ms, max_ms, bytes_per_tick``: tracing and logging, and the same
+        with the tick budget's choices on top.
     """
     tracer = Tracer()
+    budget = TickBudget(BudgetConfig(), WarmTiming(10.0, {10: 15.0, 5: 10.0, 2: 7.0}), patience=6)
     plan = np.cumsum(np.full((6, 2), 1.234567, np.float32), axis=0)
     reasoning = {decision.name: 1.0 / len(Decision) for decision in Decision}
     ego = {
@@ -38,7 +44,7 @@ def run_log_benchmark(ticks: int = 2000, warm_up: int = 100) -> list[dict[str, A
         "source": "fix",
     }
     control = {"throttle": 0.4, "steer": -0.01, "brake": 0.0}
-    costs_ms = []
+    costs_ms, with_budget_ms = [], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ticks.jsonl"
         log = TickLog(path, {"name": "benchmark"})
@@ -61,17 +67,32 @@ def run_log_benchmark(ticks: int = 2000, warm_up: int = 100) -> list[dict[str, A
                     tick, 0.05 * tick, trace, 20.0, 10, "step", "planned", reasoning, ego, plan, control
                 )
             )
-            costs_ms.append((time.perf_counter_ns() - start) / 1e6)
+            logged = time.perf_counter_ns()
+            costs_ms.append((logged - start) / 1e6)
+            involuntary_switches()
+            choice = budget.choose(3.0, unplanned=False, since_plan=1, can_wait=True)
+            budget.note_features(10.0)
+            choice = budget.choose_steps(13.0, choice, since_plan=1, can_wait=True)
+            budget.note_plan(choice.steps, 15.0)
+            budget.note_tail(1.0)
+            involuntary_switches()
+            with_budget_ms.append((time.perf_counter_ns() - start) / 1e6)
         log.close()
         size = path.stat().st_size
-    measured = np.array(costs_ms[warm_up:])
-    return [
-        {
-            "name": "tracing and logging, per tick",
-            "ticks": ticks,
-            "p50_ms": round(float(np.percentile(measured, 50)), 4),
-            "p99_ms": round(float(np.percentile(measured, 99)), 4),
-            "max_ms": round(float(measured.max()), 4),
-            "bytes_per_tick": round(size / (ticks + warm_up)),
-        }
-    ]
+    rows = []
+    for name, costs in (
+        ("tracing and logging, per tick", costs_ms),
+        ("tracing, logging and budget, per tick", with_budget_ms),
+    ):
+        measured = np.array(costs[warm_up:])
+        rows.append(
+            {
+                "name": name,
+                "ticks": ticks,
+                "p50_ms": round(float(np.percentile(measured, 50)), 4),
+                "p99_ms": round(float(np.percentile(measured, 99)), 4),
+                "max_ms": round(float(measured.max()), 4),
+                "bytes_per_tick": round(size / (ticks + warm_up)),
+            }
+        )
+    return rows
