@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tickdrive.leaderboard.routes import Route, read_routes
 from tickdrive.leaderboard.scoring import AGENT_FAILURES
-from tickdrive.planner.errors import ConfigError, ServerError, TickdriveError
+from tickdrive.planner.errors import ConfigError, TickdriveError
+from tickdrive.scripts.jobs import JobLoss, JobReport, Report, run_jobs
 from tickdrive.scripts.output import console, error_console
 
 
@@ -64,20 +63,18 @@ def run(options: RecordOptions) -> None:
     console.print(f"{len(drives)} drives, {len(drives) - len(todo)} of them recorded already")
     failures: list[str] = []
     columns = (TextColumn("recording"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    context = multiprocessing.get_context("spawn")
     with (
         Progress(*columns, console=console) as progress,
-        ProcessPoolExecutor(options.jobs, mp_context=context) as pool,
+        closing(run_jobs(_record, deque(todo), options.jobs)) as events,
     ):
         bar = progress.add_task("drives", total=len(todo))
-        for future in as_completed([pool.submit(_record, drive) for drive in todo]):
-            try:
-                message = future.result()
-            except BrokenProcessPool as error:
-                raise ServerError(
-                    "A recording process ended, probably with its simulator.",
-                    "Run the command again: it resumes.",
-                ) from error
+        for event in events:
+            if isinstance(event, JobReport):
+                continue
+            if isinstance(event, JobLoss):
+                message = f"{event.task.folder.name}: its process ended, probably with its simulator"
+            else:
+                message = event.value
             if message:
                 failures.append(message)
                 progress.console.print(message, style="yellow", markup=False)
@@ -114,15 +111,8 @@ def _split(route: Route, index: int, options: RecordOptions) -> str:
     )
 
 
-def _record(drive: _Drive) -> str:
+def _record(drive: _Drive, report: Report) -> str:
     """Record one drive in this process; an error message, or nothing."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    import cv2
-    import torch
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     try:
         return _drive(drive)
     except (TickdriveError, OSError, RuntimeError) as error:
@@ -168,8 +158,6 @@ def _drive(drive: _Drive) -> str:
         evaluator = Evaluator(evaluation, server.host, server.port, server.alive)
         routes = read_routes(drive.routes_file, drive.route_id)
         outcome = evaluator.run(routes, AgentSpec(str(agent), str(config_path)), results)
-    if outcome.interrupted:
-        raise KeyboardInterrupt
     if outcome.crashed or not outcome.records:
         return f"{drive.folder.name}: the simulator died, see {results / 'simulator.log'}"
     record = outcome.records[0]
