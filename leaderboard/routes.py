@@ -147,6 +147,18 @@ def read_routes(path: str | Path, subset: str = "") -> tuple[Route, ...]:
     return tuple(_select(routes, subset, path))
 
 
+def read_named_routes(text: str) -> tuple[Route, ...]:
+    """Routes as a command line names them: ``FILE``, or ``FILE:IDS`` with the ids of `read_routes`.
+
+    Raises:
+        RouteError: see `read_routes`.
+    """
+    path, colon, subset = text.rpartition(":")
+    if colon and not Path(text).exists():
+        return read_routes(path, subset)
+    return read_routes(text)
+
+
 def _parse(path: Path) -> ET.Element:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:

@@ -17,7 +17,7 @@ from tickdrive.leaderboard.latency import LatencySummary, summarize
 from tickdrive.leaderboard.latency_tables import latency_table
 from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.result_table import results_table
-from tickdrive.leaderboard.routes import Route, read_routes
+from tickdrive.leaderboard.routes import Route, read_named_routes
 from tickdrive.leaderboard.scoring import AGENT_FAILURES
 from tickdrive.leaderboard.tick_table import read_table
 from tickdrive.planner.config import load_config
@@ -164,7 +164,7 @@ def _route(options: DriveOptions) -> tuple[Route | None, dict[str, str]]:
             raise RouteError(f"OpenDRIVE file {options.xodr} cannot be read: {error}.") from error
     if options.route is None and (options.town or options.xodr):
         return None, opendrive
-    routes = _read(options.route)
+    routes = read_named_routes(options.route or str(routes_file("default")))
     if len(routes) > 1:
         ids = ", ".join(route.id for route in routes)
         raise RouteError(
@@ -177,15 +177,6 @@ def _route(options: DriveOptions) -> tuple[Route | None, dict[str, str]]:
     elif options.town is not None and options.town != route.town:
         raise ConfigError(f"--town is {options.town}, but the route is in {route.town}.", "Leave --town out.")
     return route, opendrive
-
-
-def _read(text: str | None) -> tuple[Route, ...]:
-    if text is None:
-        return read_routes(routes_file("default"))
-    path, colon, route_id = text.rpartition(":")
-    if colon and not Path(text).exists():
-        return read_routes(path, route_id)
-    return read_routes(text)
 
 
 def _drawn_route(simulator: Server, town: str, options: DriveOptions, opendrive: dict[str, str]) -> Route:
