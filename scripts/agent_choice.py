@@ -54,7 +54,7 @@ def choose_agent(
     log = TickLogConfig(enabled=True, dir=str(folder.resolve()), file=log_name)
     if agent in _OURS:
         config = replace(load_agent_config(agent_config, settings), tick_log=log)
-        path = _write(config, folder, "")
+        path = write_agent_config(config, folder)
         return AgentChoice(AgentSpec(agent, str(path), agent == "diffusion" and not log_name), config)
     if not wrap and agent != _WRAPPER:
         if settings:
@@ -70,7 +70,7 @@ def choose_agent(
     if Path(wrapped.agent).is_file():
         wrapped = replace(wrapped, agent=str(Path(wrapped.agent).resolve()))
     wrapped = replace(wrapped, save_names=False, tick_log=log)
-    path = _write(wrapped, folder, f"--agent {_WRAPPER} ")
+    path = write_agent_config(wrapped, folder, f"--agent {_WRAPPER} ")
     return AgentChoice(AgentSpec(_WRAPPER, str(path), not log_name, label=wrapped.agent), None)
 
 
@@ -86,7 +86,14 @@ def _is_wrapper(agent: str) -> bool:
     return Path(agent).is_file() and Path(agent).samefile(wrapper.__file__)
 
 
-def _write(config: AgentConfig | WrappedConfig, folder: Path, agent_option: str) -> Path:
+def write_agent_config(config: AgentConfig | WrappedConfig, folder: Path, agent_option: str = "") -> Path:
+    """Write an agent's whole configuration into a run's folder, from where the agent reads it.
+
+    Args:
+        config: the agent's.
+        folder: the run's.
+        agent_option: what `tickdrive drive` needs to drive it again, beside the file.
+    """
     path = folder / AGENT_CONFIG_FILE
     text = (
         f"# the agent of this run; drive with it again: tickdrive drive {agent_option}--agent-config {path}\n"

@@ -268,6 +268,48 @@ def rerun(
     command.run(run, out, budget_ms)
 
 
+@app.command("latency-sweep")
+def latency_sweep(
+    latencies: Annotated[
+        str, typer.Option(help="Milliseconds of the whole agent, by comma. 0: the leaderboard's semantics.")
+    ] = "0,30,75,200,500,1000,2000",
+    routes: Annotated[
+        str | None,
+        typer.Option(metavar="FILE[:IDS]", help="Route file. Default: the shipped sweep.xml, 3 routes."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="0, or 0,3,5, or 0-4.")] = "0-2",
+    agent_config: Annotated[Path | None, typer.Option(help="Agent configuration (YAML).")] = None,
+    settings: SetOption = None,
+    rounding: Annotated[str, typer.Option(help="quantised (to whole ticks) or subtick.")] = "quantised",
+    compensation: Annotated[
+        str, typer.Option(help="both (from 200 ms up), on or off: planning for when the plan takes effect.")
+    ] = "both",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; where a sweep is in it, it goes on. Default: runs/<date>-….")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Drives at a time; each takes about a core.")] = 1,
+    json_file: JsonOption = None,
+) -> None:
+    """What latency costs: the same routes at several latencies, as a table and a picture. Resumes."""
+    from tickdrive.scripts import latency_sweep as command
+    from tickdrive.scripts.record import parse_seeds
+
+    command.run(
+        command.SweepOptions(
+            latencies_ms=command.parse_latencies(latencies),
+            routes=routes,
+            seeds=parse_seeds(seeds),
+            agent_config=agent_config,
+            settings=tuple(settings or ()),
+            rounding=rounding,
+            compensation=compensation,
+            out=out,
+            jobs=jobs,
+            json_file=json_file,
+        )
+    )
+
+
 @bench.command("log")
 def bench_log(
     ticks: Annotated[int, typer.Option(help="Ticks to measure.", min=10)] = 2000,
