@@ -81,7 +81,12 @@ def run(options: SweepOptions) -> None:
         now = Manifest.make(agent, evaluation, list(routes.values()))
         manifest, other_commit = open_sweep(folder, now)
         if other_commit:
-            console.print(f"  drives in {folder} are of commit {manifest.commit}, now it is {now.commit}")
+            console.print(
+                f"drives in {folder} were driven at commit {manifest.commit}, now it is {now.commit}",
+                style="yellow",
+                markup=False,
+                soft_wrap=True,
+            )
         sweep = _Sweep(folder, manifest, drives, options.jobs)
         tasks = [
             SweepTask(drive, routes[drive.route_id], agent, evaluation, folder, now.commit)

@@ -2,7 +2,7 @@
 
 A route is written down as the junctions it passes; its keypoints follow from the town's plan. Training
 routes are drawn by a seed so that together they pass as many turns as possible; none of them passes the
-same junctions as a route of `default.xml` or `shipped.xml`.
+same junctions as a route of `default.xml`, `shipped.xml` or `sweep.xml`.
 """
 
 from __future__ import annotations
@@ -92,6 +92,12 @@ SHIPPED = (
     _journey("heldout_tt02_main", "TickTown02", "W M Q N2 E", 20.0, 80.0),
     _journey("heldout_tt02_lanes", "TickTown02", "N1 M P R Q", 20.0, 30.0),
     _journey("heldout_tt02_south", "TickTown02", "S1 S2 R Q M", 15.0, 75.0),
+)
+# short, so that a latency sweep drives them often: two signals and a turn each
+SWEEP = (
+    _journey("lefts", "TickTown01", "B2 C2 C3 B3", 90.0, 60.0),
+    _journey("straight_left", "TickTown01", "C1 C2 C3 B3", 75.0, 60.0),
+    _journey("left_straight", "TickTown03", "D2 C2 C1 C0", 65.0, 60.0),
 )
 
 
@@ -246,7 +252,7 @@ def make_all() -> dict[str, str]:
     """Text of every shipped route file, by file name."""
     towns = {plan.name: TownStreets(plan) for plan in (make() for make in PLANS)}
     training = training_journeys(towns, (*DEFAULT, *SHIPPED))
-    files = {"default.xml": DEFAULT, "shipped.xml": SHIPPED, "training.xml": training}
+    files = {"default.xml": DEFAULT, "shipped.xml": SHIPPED, "sweep.xml": SWEEP, "training.xml": training}
     return {name: routes_xml(towns, journeys) for name, journeys in files.items()}
 
 

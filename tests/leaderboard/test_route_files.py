@@ -70,7 +70,7 @@ def towns() -> Towns:
 
 @pytest.fixture(scope="module")
 def files(towns: Towns) -> dict[str, list[Traced]]:
-    names = ("default", "shipped", "training")
+    names = ("default", "shipped", "sweep", "training")
     return {name: [Traced(r, towns) for r in read_routes(FOLDER / f"{name}.xml")] for name in names}
 
 
@@ -127,6 +127,14 @@ def test_the_shipped_set(files: dict[str, list[Traced]]) -> None:
     assert any(len(light.lanes) == 2 for t in shipped for light in t.lights)
 
 
+def test_the_sweep_is_short_and_meets_signals_and_turns(files: dict[str, list[Traced]]) -> None:
+    assert len(files["sweep"]) == 3 and len({t.route.town for t in files["sweep"]}) == 2
+    for traced in files["sweep"]:
+        assert 150.0 <= traced.length_m <= 300.0
+        assert len(traced.lights) == 2 and not traced.stops
+        assert TURNS & set(traced.commands)
+
+
 def test_the_training_set(files: dict[str, list[Traced]], towns: Towns) -> None:
     training = files["training"]
     assert len(training) == 96
@@ -146,7 +154,7 @@ def test_the_training_set(files: dict[str, list[Traced]], towns: Towns) -> None:
 
 
 def test_training_and_shipped_routes_are_apart(files: dict[str, list[Traced]]) -> None:
-    for judged in (*files["default"], *files["shipped"]):
+    for judged in (*files["default"], *files["shipped"], *files["sweep"]):
         ways = _ways(judged)
         for trained in files["training"]:
             if trained.route.town != judged.route.town:
