@@ -148,7 +148,7 @@ class Evaluator:
             run = RouteRun(session, task, agent_class, spec, self._config, observer, opendrive)
 
             def take_over(run: RouteRun = run) -> None:
-                results.finish(run.record_lost(), run.timing)
+                results.finish(run.record_lost(), run.timing, run.infractions())
                 outcome = _conclude(results, interrupted=False, crashed=True)
                 self._on_lost(outcome)
                 leave_process(
@@ -164,7 +164,7 @@ class Evaluator:
                 watch.settle()
             if run.sensor_types and not results.sensors:
                 results.sensors = [SENSOR_ICONS[kind] for kind in run.sensor_types]
-            results.finish(record, run.timing)
+            results.finish(record, run.timing, run.infractions())
             if run.stop_evaluation:
                 return record.simulation_crashed
         return False

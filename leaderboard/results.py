@@ -2,7 +2,8 @@
 
 Schema: leaderboard 2.x `leaderboard/utils/statistics_manager.py` (`Results`, `RouteRecord`, `GlobalRecord`).
 Beyond it the file has two blocks at its top that upstream's readers ignore: `latency`, and `tickdrive`
-(rules, agent, seed, the routes in order, skipped scenarios). Every record also has `criteria`, its table.
+(rules, agent, seed, the routes in order, skipped scenarios, and every infraction's tick and place). Every
+record also has `criteria`, its table.
 """
 
 from __future__ import annotations
@@ -52,6 +53,25 @@ class CriterionRow:
     result: str
     value: float
     unit: str
+
+
+@dataclass(frozen=True)
+class PlacedInfraction:
+    """An infraction with the moment and the place at which it became known.
+
+    Attributes:
+        kind: as in `RouteRecord.infractions`.
+        frame: the simulator's frame; for what grows (driving outside the lanes), the first.
+        sim_s: simulated seconds since the route's start.
+        position_in_world: (x, y) of the ego then, metres.
+        message: upstream's wording, as it stands in the record.
+    """
+
+    kind: str
+    frame: int
+    sim_s: float
+    position_in_world: tuple[float, float]
+    message: str
 
 
 @dataclass(frozen=True)
@@ -148,6 +168,7 @@ class Results:
     timing: TimingHistogram = field(default_factory=TimingHistogram)
     route_timing: dict[str, Any] = field(default_factory=dict)
     budget_ms: float = 50.0
+    infractions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @staticmethod
     def open(
@@ -199,6 +220,8 @@ class Results:
         latency = data.get("latency") or {}
         self.timing = TimingHistogram.from_json(latency.get("histogram", {}))
         self.route_timing = {k: v for k, v in latency.get("routes", {}).items() if k in self.records}
+        placed = notes.get("infractions", {})
+        self.infractions = {k: v for k, v in placed.items() if k in self.records}
 
     def pending(self) -> list[str]:
         """Routes without a record, in order."""
@@ -209,9 +232,12 @@ class Results:
         self.entry_status = "Started"
         self.write()
 
-    def finish(self, record: RouteRecord, timing: TimingHistogram) -> None:
-        """Add a route's record and write the file."""
+    def finish(
+        self, record: RouteRecord, timing: TimingHistogram, infractions: Sequence[PlacedInfraction] = ()
+    ) -> None:
+        """Add a route's record, and where its infractions happened, and write the file."""
         self.records[record.route_id] = record
+        self.infractions[record.route_id] = [asdict(infraction) for infraction in infractions]
         self.timing.add(timing)
         self.route_timing[record.route_id] = timing.summary(self.budget_ms)
         self.write()
@@ -247,7 +273,11 @@ class Results:
                 "routes": self.route_timing,
                 "histogram": self.timing.to_json(),
             },
-            "tickdrive": {**self.notes, "routes": list(self.route_ids)},
+            "tickdrive": {
+                **self.notes,
+                "routes": list(self.route_ids),
+                "infractions": self.infractions,
+            },
         }
 
     def write(self) -> None:
@@ -255,10 +285,10 @@ class Results:
         write_json_atomically(self.path, self.to_json())
 
 
-def write_json_atomically(path: Path, data: Any) -> None:
+def write_json_atomically(path: Path, data: Any, indent: int | None = 4) -> None:
     """Write the file whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(data, indent=4, allow_nan=False).encode())
+    write_atomically(path, json.dumps(data, indent=indent, allow_nan=False).encode())
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

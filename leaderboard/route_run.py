@@ -24,7 +24,7 @@ from tickdrive.leaderboard.criteria.speed import MinimumSpeed
 from tickdrive.leaderboard.criteria.stops import StopSign
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.observer import Observer, RouteStart, TickView
-from tickdrive.leaderboard.results import CriterionRow, RouteRecord
+from tickdrive.leaderboard.results import CriterionRow, PlacedInfraction, RouteRecord
 from tickdrive.leaderboard.route_planner import RoutePlanner, geo_reference, gps_plan
 from tickdrive.leaderboard.routes import Route
 from tickdrive.leaderboard.scoring import Failure, route_status, score
@@ -99,6 +99,7 @@ class RouteRun:
         self._line: RouteLine | None = None
         self._criteria: list[Criterion] = []
         self._last_tick: EgoTick | None = None
+        self._known_at: dict[tuple[Criterion, int], EgoTick] = {}
         self._started = 0.0
         self._observed = False
         self._last_weather_percent = 0.0
@@ -311,6 +312,8 @@ class RouteRun:
         for criterion in self._criteria:
             known = len(criterion.events)
             criterion.update(tick)
+            for number in range(known, len(criterion.events)):
+                self._known_at[criterion, number] = tick
             new_events += criterion.events[known:]
         return tick, tuple(new_events)
 
@@ -322,6 +325,22 @@ class RouteRun:
 
     def _events(self) -> list[Event]:
         return [event for criterion in self._criteria for event in criterion.events]
+
+    def infractions(self) -> tuple[PlacedInfraction, ...]:
+        """All infractions so far, with the tick and the place at which they became known, in time's order."""
+        placed = []
+        for criterion in self._criteria:
+            for number, event in enumerate(criterion.events):
+                # what is found at the route's end is found where the ego stands then
+                tick = self._known_at.get((criterion, number), self._last_tick)
+                assert tick is not None, "an event without a tick"
+                position = (round(tick.location.x, 3), round(tick.location.y, 3))
+                placed.append(
+                    PlacedInfraction(
+                        event.kind.value, tick.frame, round(tick.sim_s, 3), position, event.message
+                    )
+                )
+        return tuple(sorted(placed, key=lambda infraction: infraction.frame))
 
     # -- the end -----------------------------------------------------------------------------------------
 

@@ -13,10 +13,12 @@ from tickdrive.agents.config import AgentConfig
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator
 from tickdrive.leaderboard.film import FilmCamera
+from tickdrive.leaderboard.frames import FrameKeeper
 from tickdrive.leaderboard.latency import LatencySummary, summarize
 from tickdrive.leaderboard.latency_tables import latency_table
 from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.result_table import results_table
+from tickdrive.leaderboard.route_map import RouteMapKeeper
 from tickdrive.leaderboard.routes import Route, read_named_routes
 from tickdrive.leaderboard.scoring import AGENT_FAILURES
 from tickdrive.leaderboard.tick_table import read_table
@@ -48,6 +50,7 @@ class DriveOptions:
     carla: str | None = None
     out: Path | None = None
     video: bool = True
+    frames: bool = True
     json_file: Path | None = None
 
 
@@ -73,7 +76,9 @@ def run(options: DriveOptions) -> None:
         if route is None:
             route = _drawn_route(simulator, town, options, opendrive)
         live = (LivePanel if options.watch else LiveLine)(console, evaluation.budget_ms)
-        observers: list[Observer] = [live]
+        observers: list[Observer] = [live, RouteMapKeeper(folder)]
+        if options.frames:
+            observers.append(FrameKeeper(folder, evaluation.budget_ms))
         if options.video:
             observers.append(
                 FilmMaker(

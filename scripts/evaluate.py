@@ -11,7 +11,9 @@ from rich.table import Table
 
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator
+from tickdrive.leaderboard.frames import FrameKeeper
 from tickdrive.leaderboard.observer import Observer
+from tickdrive.leaderboard.route_map import RouteMapKeeper
 from tickdrive.leaderboard.routes import read_routes
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError
@@ -40,6 +42,7 @@ class EvaluateOptions:
     carla: str | None = None
     out: Path | None = None
     resume: bool = False
+    frames: bool = False
     json_file: Path | None = None
 
 
@@ -73,7 +76,10 @@ def run(options: EvaluateOptions) -> None:
         console, options.carla, routes[0].town, None, options.seed, folder / "simulator.log"
     ) as simulator:
         evaluator = Evaluator(evaluation, simulator.host, simulator.port, simulator.is_alive)
-        observers: list[Observer] = [LiveLine(console, evaluation.budget_ms)]
+        live = LiveLine(console, evaluation.budget_ms)
+        observers: list[Observer] = [live, RouteMapKeeper(folder, by_route=True)]
+        if options.frames:
+            observers.append(FrameKeeper(folder, evaluation.budget_ms, by_route=True))
         outcome = evaluator.run(routes, chosen.spec, folder, observers, resume=options.resume)
     console.print(evaluation_table(outcome))
     console.print(f"  {outcome.path}", markup=False, soft_wrap=True)

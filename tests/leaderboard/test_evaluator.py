@@ -210,9 +210,16 @@ def test_bench2drive_caps_ticks_and_gives_a_denser_plan(simulator, tmp_path):
 
 
 def test_a_standing_agent_is_blocked(simulator, tmp_path):
-    outcome = evaluator(simulator, blocked_s=1.0).run(short_routes(1), agent(speed=0.0), tmp_path)
+    watcher = Watcher()
+    routes = short_routes(1)
+    outcome = evaluator(simulator, blocked_s=1.0).run(routes, agent(speed=0.0), tmp_path, [watcher])
     assert outcome.records[0].status == "Failed - Agent got blocked"
-    assert len(outcome.records[0].infractions["vehicle_blocked"]) == 1
+    (message,) = outcome.records[0].infractions["vehicle_blocked"]
+    (placed,) = outcome.data["tickdrive"]["infractions"][outcome.records[0].route_id]
+    assert (placed["kind"], placed["message"]) == ("vehicle_blocked", message)
+    last = watcher.ticks[-1]
+    assert (placed["frame"], placed["sim_s"]) == (last.frame, pytest.approx(last.sim_s, abs=1e-3))
+    assert placed["position_in_world"] == pytest.approx(routes[0].keypoints_in_world[0][:2], abs=1.5)
 
 
 SCRIPT = textwrap.dedent("""

@@ -8,7 +8,14 @@ from rich.console import Console
 
 from tickdrive.leaderboard.criteria.base import Event, EventKind
 from tickdrive.leaderboard.result_table import results_table
-from tickdrive.leaderboard.results import CriterionRow, Results, RouteRecord, global_record, read_results
+from tickdrive.leaderboard.results import (
+    CriterionRow,
+    PlacedInfraction,
+    Results,
+    RouteRecord,
+    global_record,
+    read_results,
+)
 from tickdrive.leaderboard.scoring import Rules, score
 from tickdrive.leaderboard.tick_timing import TickTiming, TimingHistogram
 from tickdrive.planner.errors import DataError
@@ -106,6 +113,21 @@ def test_resume_neither_loses_nor_repeats(tmp_path):
     assert again.pending() == IDS[2:]
     assert again.to_json()["latency"]["ticks"] == 10
     assert again.to_json()["_checkpoint"]["progress"] == [2, 3]
+
+
+def test_infractions_keep_tick_and_place_beside_upstreams_fields(tmp_path):
+    path = tmp_path / "r.json"
+    events = [Event(EventKind.RED_LIGHT, 4, 0.2, "Agent ran a red light 7 at (x=1, y=2, z=0)")]
+    placed = PlacedInfraction("red_light", 5, 0.25, (1.5, 2.5), events[0].message)
+    results = Results.open(path, IDS, NOTES, resume=False)
+    results.finish(record(IDS[0], events=events), timing(), [placed])
+    resumed = Results.open(path, IDS, NOTES, resume=True)
+    resumed.finish(record(IDS[1]), timing())
+    data = read_results(path)
+    assert data["_checkpoint"]["records"][0]["infractions"]["red_light"] == [events[0].message]
+    (kept,) = data["tickdrive"]["infractions"][IDS[0]]
+    assert (kept["kind"], kept["frame"], kept["position_in_world"]) == ("red_light", 5, [1.5, 2.5])
+    assert data["tickdrive"]["infractions"][IDS[1]] == []
 
 
 def test_a_crashed_simulation_is_driven_again(tmp_path):
