@@ -75,6 +75,7 @@ def drive(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show the stages' latency while driving, on a terminal.")
     ] = False,
+    frames: Annotated[bool, typer.Option(help="Keep camera pictures for the report.")] = True,
     json_file: JsonOption = None,
 ) -> None:
     """Drive one route: live line, result and latency tables, and a folder with log, results and film."""
@@ -94,6 +95,7 @@ def drive(
             carla=carla,
             out=out,
             video=video,
+            frames=frames,
             json_file=json_file,
         )
     )
@@ -117,6 +119,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the results. Default: runs/<date>-<file>.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the results in --out.")] = False,
+    frames: Annotated[bool, typer.Option(help="Keep camera pictures for the report.")] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Drive all routes of a file and score them by the rules of the leaderboard; resumes after a kill."""
@@ -136,6 +139,7 @@ def evaluate(
             carla=carla,
             out=out,
             resume=resume,
+            frames=frames,
             json_file=json_file,
         )
     )
@@ -308,6 +312,23 @@ def latency_sweep(
             json_file=json_file,
         )
     )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder (tickdrive drive or evaluate).")],
+    out: Annotated[Path | None, typer.Option(help="The file. Default: report.html in the folder.")] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="The tick's budget. Default: the run's own.", min=0.001)
+    ] = None,
+    max_mb: Annotated[
+        float, typer.Option(help="Size the file may have; pictures are thinned.", min=1)
+    ] = 24.0,
+) -> None:
+    """A drive as one HTML file without server or network: latency, map, pictures, reasoning, result."""
+    from tickdrive.scripts import report as command
+
+    command.run(run, out, budget_ms, max_mb)
 
 
 @bench.command("log")

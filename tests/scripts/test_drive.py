@@ -70,6 +70,18 @@ def test_the_film_has_a_frame_a_tick(run):
     assert frames == len(read_log(folder / "run").ticks)
 
 
+def test_a_report_is_made_of_the_drive(run):
+    folder, _ = run
+    done = tickdrive("report", "run", "--out", "drive.html", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ticks = read_log(folder / "run").ticks
+    pictures = sorted(int(path.stem) for path in (folder / "run/frames").glob("*.jpg"))
+    assert len(pictures) >= len(ticks) // 10 and set(pictures) <= {tick["frame"] for tick in ticks}
+    assert f"{len(ticks)} ticks, {len(pictures)} pictures" in done.stdout.replace("\n", " ")
+    page = (folder / "drive.html").read_text()
+    assert '"town":"TickTown02"' in page and "No map was kept" not in page
+
+
 def test_the_machine_form_and_the_configuration_read_back(run):
     folder, _ = run
     figures = json.loads((folder / "figures.json").read_text())
