@@ -54,13 +54,20 @@
 
   function latencySeries() {
     const areas = [...route.layers].reverse().map((layer) => ({
-      width: 0, fill: () => R.colour(layer.colour), points: { show: false },
+      width: 0, fill: () => R.colour(layer.colour), points: { show: false }, paths: ticksOrCurve,
     }));
     if (route.predicted_ms.some((value) => !Number.isNaN(value))) {
       areas.push({ ...line("ink", 1), dash: [2, 3] });
     }
     return areas;
   }
+
+  /** A step for every tick where there is room for it; else a line, which keeps every peak. */
+  function ticksOrCurve(u, series, from, to) {
+    const room = u.over.clientWidth / Math.max(1, to - from) > 3;
+    return (room ? stepped : linear)(u, series, from, to);
+  }
+  const linear = uPlot.paths.linear(), stepped = uPlot.paths.stepped({ align: 1 });
 
   function plannedSpeed() {
     return Float32Array.from(route.sim_s, (_, i) => {
