@@ -88,7 +88,7 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(
         name=folder.resolve().name,
         routes=tuple(routes),
-        budget_ms=float(results.get("latency", {}).get("budget_ms", TICK_BUDGET_MS)),
+        budget_ms=_budget_ms(results, routes[0].header),
         evaluation={
             key: value
             for key, value in results.get("tickdrive", {}).items()
@@ -96,6 +96,12 @@ def read_run(folder: Path) -> RunFiles:
         },
         notes=tuple(notes),
     )
+
+
+def _budget_ms(results: Mapping[str, Any], header: Mapping[str, Any]) -> float:
+    """The evaluation's; without results the agent's own, else a tick."""
+    agents = ((header.get("config") or {}).get("budget") or {}).get("tick_ms", TICK_BUDGET_MS)
+    return float((results.get("latency") or {}).get("budget_ms", agents))
 
 
 def _logs(folder: Path) -> dict[str, Path]:

@@ -18,8 +18,9 @@
     route = chosen;
     const x = Array.from(route.sim_s);
     const cap = latencyCap();
-    charts.push(makeChart("chart-latency", 230, stacked(x), latencySeries(), handlers, {
+    charts.push(makeChart("chart-latency", 230, latencyData(x), latencySeries(), handlers, {
       range: (u, min, max) => [0, fullHeight ? max * 1.04 : Math.min(max * 1.04, cap)],
+      before: drawStacks,
       draw: (u) => { drawBudget(u); drawCut(u, cap); },
     }));
     const wallCap = 1.25 * Math.max(R.quantile(route.total_ms, 0.995), R.quantile(route.outside_ms, 0.995) || 0);
@@ -40,34 +41,53 @@
 
   // -- data ---------------------------------------------------------------------------------------------
 
-  /** Cumulative sums, the highest first: each area is drawn over the one before it. */
-  function stacked(x) {
-    const sum = new Float64Array(route.n);
-    const rows = route.layers.map((layer) => {
-      for (let i = 0; i < route.n; i++) sum[i] += layer.ms[i] || 0;
-      return Array.from(sum);
-    });
-    const data = [x, ...rows.reverse()];
-    if (route.predicted_ms.some((value) => !Number.isNaN(value))) data.push(gaps(route.predicted_ms));
-    return data;
-  }
+  const hasExpected = () => route.predicted_ms.some((value) => !Number.isNaN(value));
+  const latencyData = (x) => [x, Array.from(route.total_ms), ...(hasExpected() ? [gaps(route.predicted_ms)] : [])];
 
+  /** The total gives the scale, `drawStacks` draws it; what was expected is drawn where there is room. */
   function latencySeries() {
-    const areas = [...route.layers].reverse().map((layer) => ({
-      width: 0, fill: () => R.colour(layer.colour), points: { show: false }, paths: ticksOrCurve,
-    }));
-    if (route.predicted_ms.some((value) => !Number.isNaN(value))) {
-      areas.push({ ...line("ink", 1), dash: [2, 3] });
-    }
-    return areas;
+    const total = { width: 0, points: { show: false }, paths: () => null };
+    const expected = {
+      ...line("ink", 1), dash: [2, 3],
+      paths: (u, series, from, to) => (pixelsPerTick(u, from, to) > 2 ? stepped(u, series, from, to) : null),
+    };
+    return hasExpected() ? [total, expected] : [total];
   }
+  const stepped = uPlot.paths.stepped({ align: 1 });
+  const pixelsPerTick = (u, from, to) => u.over.clientWidth / Math.max(1, to - from);
 
-  /** A step for every tick where there is room for it; else a line, which keeps every peak. */
-  function ticksOrCurve(u, series, from, to) {
-    const room = u.over.clientWidth / Math.max(1, to - from) > 3;
-    return (room ? stepped : linear)(u, series, from, to);
+  /** A stacked bar for every tick; where several fall on one pixel, for the longest of them. */
+  function drawStacks(u) {
+    const { context, left, top, height } = plotBox(u);
+    const bottom = top + height, right = left + u.over.clientWidth;
+    const xOf = (i) => u.valToPos(route.sim_s[i], "x", true) / ratio();
+    const perMs = height / (u.scales.y.max - u.scales.y.min);
+    let [from, to] = u.series[0].idxs;
+    from = Math.max(0, from - 1);
+    const bars = []; // [tick, from x, to x]
+    for (let i = from; i <= to; i++) {
+      const x = xOf(i), next = i + 1 < route.n ? xOf(i + 1) : x + 1.5;
+      const last = bars[bars.length - 1];
+      if (last && Math.floor(x) === Math.floor(last[1]) && next - x < 1) {
+        if (route.total_ms[i] > route.total_ms[last[0]]) last[0] = i;
+      } else {
+        const exact = next - x >= 1;
+        bars.push([i, exact ? x : Math.floor(x), exact ? Math.min(next, x + 40) : Math.floor(x) + 1]);
+      }
+    }
+    context.save();
+    context.beginPath(); context.rect(left, top, right - left, height); context.clip();
+    const base = new Float64Array(bars.length);
+    for (const layer of route.layers) {
+      context.fillStyle = R.colour(layer.colour);
+      bars.forEach(([tick, x, end], k) => {
+        const ms = layer.ms[tick] || 0;
+        context.fillRect(x, bottom - (base[k] + ms) * perMs, end - x, ms * perMs + 0.3);
+        base[k] += ms;
+      });
+    }
+    context.restore();
   }
-  const linear = uPlot.paths.linear(), stepped = uPlot.paths.stepped({ align: 1 });
 
   function plannedSpeed() {
     return Float32Array.from(route.sim_s, (_, i) => {
@@ -99,6 +119,7 @@
         axis({ size: GUTTER, gap: 4, space: 26 }),
       ],
       hooks: {
+        drawAxes: options.before ? [options.before] : [],
         draw: [(u) => { drawInfractions(u); if (options.draw) options.draw(u); }],
         setScale: [(u, key) => { if (key === "x" && !linking) linkZoom(u.scales.x.min, u.scales.x.max); }],
       },

@@ -8,6 +8,7 @@ const TickReport = {};
     f32: Float32Array, f64: Float64Array, i32: Int32Array, i16: Int16Array, u16: Uint16Array, u8: Uint8Array,
   };
   const COLOURED_STAGES = 5;
+  const USUAL_COLOURS = { planner: "stage0", vl: "stage1", reasoning: "stage2", preprocess: "stage3", postprocess: "stage4" };
 
   R.unpack = function (item) {
     const text = atob(item.data);
@@ -47,18 +48,28 @@ const TickReport = {};
     return route;
   }
 
-  /** What the stacked chart stacks: the five top-level stages with the largest mean, and the rest. */
+  /** What the stacked chart stacks: the five top-level stages that took the most in all, and the rest. */
   function layers(route) {
     const top = route.stages.filter((stage) => stage.parent === null);
-    const ranked = [...top].sort((a, b) => R.mean(b.ms) - R.mean(a.ms)).slice(0, COLOURED_STAGES);
+    const ranked = [...top].sort((a, b) => R.sum(b.ms) - R.sum(a.ms)).slice(0, COLOURED_STAGES);
     const kept = top.filter((stage) => ranked.includes(stage));
-    const result = kept.map((stage) => ({ name: stage.name, ms: stage.ms, colour: `stage${ranked.indexOf(stage)}`, of: [stage.name] }));
+    const colours = stageColours(kept.map((stage) => stage.name));
+    const result = kept.map((stage) => ({ name: stage.name, ms: stage.ms, colour: colours[stage.name], of: [stage.name] }));
     const rest = new Float32Array(route.n);
     for (let i = 0; i < route.n; i++) {
       rest[i] = route.total_ms[i] - kept.reduce((sum, stage) => sum + (stage.ms[i] || 0), 0);
     }
     const others = top.filter((stage) => !ranked.includes(stage)).map((stage) => stage.name);
     return [...result, { name: "rest", ms: rest, colour: "rest", of: [...others, "other"] }];
+  }
+
+  /** The same stage has the same colour in every report; others take what is free. */
+  function stageColours(names) {
+    const colours = {};
+    for (const name of names) if (name in USUAL_COLOURS) colours[name] = USUAL_COLOURS[name];
+    const free = Object.values(USUAL_COLOURS).filter((colour) => !Object.values(colours).includes(colour));
+    for (const name of names) colours[name] ??= free.shift();
+    return colours;
   }
 
   function pictures(route, number) {
@@ -113,6 +124,8 @@ const TickReport = {};
     for (let i = 0; i < route.n; i++) if (holds(i)) found.push(i);
     return found;
   }
+
+  R.sum = (values) => values.reduce((sum, value) => sum + (Number.isNaN(value) ? 0 : value), 0);
 
   R.mean = function (values) {
     let sum = 0, n = 0;

@@ -84,7 +84,7 @@
   function legends() {
     R.fill("stage-legend", ...route.layers.map((layer) =>
       R.el("li", { title: layer.of.join(", ") }, R.key(layer.colour), layer.name === "rest" ? `rest (${layer.of.join(", ")})` : layer.name)),
-    route.predicted_ms.some((value) => !Number.isNaN(value)) ? R.el("li", {}, "dotted line: what the tick budget expected") : null);
+    route.predicted_ms.some((value) => !Number.isNaN(value)) ? R.el("li", {}, "dotted, where zoomed in: what the tick budget expected") : null);
     const counts = new Map();
     for (const i of route.offPlan) counts.set(R.rung(route, i), (counts.get(R.rung(route, i)) || 0) + 1);
     R.fill("strip-legend",
