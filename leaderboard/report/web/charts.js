@@ -2,7 +2,8 @@
 // Charts over simulated time (uPlot), one time axis and one cursor for all of them; strip and histogram.
 
 (function (R) {
-  const GUTTER = 46;
+  const GUTTER = 46; // left of the plots, for their axis
+  const RIGHT = 18; // right of them, for half a label
   const STRIP_ROWS = [["miss", 0], ["rung", 14], ["guard", 28]];
   let charts = [];
   let histogram = null;
@@ -36,7 +37,8 @@
   };
 
   function latencyCap() {
-    return Math.max(1.3 * route.budget_ms, 1.2 * R.quantile(route.total_ms, 0.99));
+    const longest = Math.min(1.04 * R.quantile(route.total_ms, 1), 2.2 * route.budget_ms);
+    return Math.max(1.3 * route.budget_ms, 1.2 * R.quantile(route.total_ms, 0.99), longest);
   }
 
   // -- data ---------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@
       ticks: { show: false }, ...more,
     });
     const chart = new uPlot({
-      width: chartWidth(target), height, padding: [9, 10, 0, 0], legend: { show: false },
+      width: chartWidth(target), height, padding: [9, RIGHT, 0, 0], legend: { show: false },
       cursor: { x: false, y: false, points: { show: false }, drag: { x: true, y: false } },
       scales: { x: { time: false }, y: { range: options.range } },
       series: [{}, ...series],
@@ -265,21 +267,21 @@
   // -- strip of misses, rungs and guarded ticks ---------------------------------------------------------
 
   function drawStrip() {
-    const { context, width } = R.context(R.get("strip"));
+    const { context } = R.context(R.get("strip"));
     const { min, max } = charts[0].scales.x;
-    const right = width - 10; // as the charts' padding
-    const tickWidth = Math.max(1.5, ((right - GUTTER) * 0.05) / (max - min));
+    const left = charts[0].bbox.left / ratio(), right = left + charts[0].over.clientWidth;
+    const tickWidth = Math.max(1.5, ((right - left) * 0.05) / (max - min));
     context.font = R.font(10);
     context.textAlign = "right";
     for (const [name, y] of STRIP_ROWS) {
-      context.fillStyle = R.colour("muted"); context.fillText(name, GUTTER - 6, y + 9);
-      context.fillStyle = R.colour("panel"); context.fillRect(GUTTER, y, right - GUTTER, 11);
+      context.fillStyle = R.colour("muted"); context.fillText(name, left - 6, y + 9);
+      context.fillStyle = R.colour("panel"); context.fillRect(left, y, right - left, 11);
     }
     const mark = (i, y, colour) => {
-      const x = GUTTER + ((route.sim_s[i] - min) / (max - min)) * (right - GUTTER);
-      if (x < GUTTER - tickWidth || x > right) return;
+      const x = left + ((route.sim_s[i] - min) / (max - min)) * (right - left);
+      if (x < left - tickWidth || x > right) return;
       context.fillStyle = R.colour(colour);
-      context.fillRect(Math.max(x, GUTTER), y, Math.min(tickWidth, right - x), 11);
+      context.fillRect(Math.max(x, left), y, Math.min(tickWidth, right - x), 11);
     };
     for (const i of route.misses) mark(i, 0, "miss");
     for (const i of route.offPlan) mark(i, 14, (R.RUNGS[R.rung(route, i)] || ["near-budget"])[0] || "near-budget");
@@ -309,7 +311,7 @@
       stroke: () => R.colour("muted"), font: R.font(11), grid: { stroke: () => R.colour("grid"), width: 1 }, ticks: { show: false }, ...more,
     });
     histogram = new uPlot({
-      width: chartWidth(target), height: 210, padding: [30, 16, 0, 0], legend: { show: false },
+      width: chartWidth(target), height: 210, padding: [30, RIGHT, 0, 0], legend: { show: false },
       cursor: { show: false }, scales: { x: { time: false, range: () => [0, counts.length * step] }, y: { range: (u, a, b) => [0, b * 1.05] } },
       series: [{}, inSeries, beyondSeries],
       axes: [

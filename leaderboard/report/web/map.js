@@ -2,6 +2,7 @@
 // The map with the driven path, and the plan seen from the car. World frame: x east, y south, as CARLA has it.
 
 (function (R) {
+  const LONGEST_TICK_M = 20; // of way that is still joined on the map
   const CAR_M = { length: 4.9, width: 2.1 };
   let route = null;
   let view = null; // of the map: world -> canvas
@@ -109,7 +110,8 @@
     const bands = bandColours().map(() => new Path2D());
     for (let i = 1; i < route.n; i++) {
       const from = view.at(route.x_m[i - 1], route.y_m[i - 1]), to = view.at(route.x_m[i], route.y_m[i]);
-      if ([...from, ...to].some(Number.isNaN)) continue;
+      const gone = Math.hypot(to[0] - from[0], to[1] - from[1]) / view.scale;
+      if (!(gone < LONGEST_TICK_M)) continue; // ticks are missing between them, or one has no place
       const band = bands[latencyBand(route.total_ms[i])];
       band.moveTo(...from); band.lineTo(...to);
     }
