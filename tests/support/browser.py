@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -202,3 +203,9 @@ class Page:
             url = parameters["request"]["url"]
             if not url.startswith(("data:", "file:", "about:")):
                 self.requests.append(url)
+
+
+if __name__ == "__main__":  # docs/images/report.png: python tests/support/browser.py RUN/report.html PNG
+    with open_page(Path(sys.argv[1])) as shown:
+        shown.settle()
+        Path(sys.argv[2]).write_bytes(shown.screenshot())
