@@ -137,12 +137,14 @@ class FrameKeeper(Observer):
         """Keep this tick's picture, where it is due."""
         if self._writer is None:
             return
-        output = tick.agent.last
-        image = getattr(output, "image", None)
-        if image is None:
+        output = getattr(tick.agent, "last", None)
+        image, trace = getattr(output, "image", None), getattr(output, "trace", None)
+        if (
+            output is None or trace is None or not isinstance(image, np.ndarray)
+        ):  # another agent may call other things `last`
             return
         due = tick.sim_s >= self._next_s
-        if due or tick.events or output.trace.total_ms > self._budget_ms:
+        if due or tick.events or trace.total_ms > self._budget_ms:
             self._writer.add(output.frame, image)
         if due:
             self._next_s = tick.sim_s + self._period_s - 1e-6  # ticks are 0.05 s apart only up to rounding
