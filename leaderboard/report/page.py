@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tickdrive.leaderboard.report.columns import Columns, to_columns
+from tickdrive.leaderboard.report.columns import shown_columns
 from tickdrive.leaderboard.report.payload import route_payload
 from tickdrive.leaderboard.report.pictures import Candidate, Chosen, choose
 from tickdrive.leaderboard.report.run_folder import RouteFiles, RunFiles, read_run
@@ -62,14 +62,12 @@ def write_report(
     run = read_run(Path(folder))
     if budget_ms is not None:
         run = replace(run, budget_ms=budget_ms)
-    columns = [to_columns(route.ticks) for route in run.routes]
     payloads = [
-        _json(route_payload(route, table, run.budget_ms))
-        for route, table in zip(run.routes, columns, strict=True)
+        _json(route_payload(route, shown_columns(route.table.path), run.budget_ms)) for route in run.routes
     ]
     parts = [_shell(), *payloads]
     room = max(0, int(max_mb * 1e6) - sum(len(part) for part in parts) - 20_000)
-    chosen = choose(_candidates(run, columns), room)
+    chosen = choose(_candidates(run), room)
     notes = (*run.notes, *filter(None, [chosen.note]))
     text = _assemble(run, payloads, chosen, notes)
     path = Path(out) if out is not None else Path(folder) / REPORT_NAME
@@ -84,15 +82,16 @@ def write_report(
         path=path,
         size_bytes=len(text),
         routes=len(run.routes),
-        ticks=sum(len(table) for table in columns),
+        ticks=sum(len(route.table) for route in run.routes),
         pictures=len(chosen.jpeg),
         notes=(*notes, *(note for route in run.routes for note in route.notes)),
     )
 
 
-def _candidates(run: RunFiles, columns: list[Columns]) -> list[Candidate]:
+def _candidates(run: RunFiles) -> list[Candidate]:
     candidates = []
-    for number, (route, table) in enumerate(zip(run.routes, columns, strict=True)):
+    for number, route in enumerate(run.routes):
+        table = route.table
         ticks = {int(frame): row for row, frame in enumerate(table.frame)}
         infractions = {infraction.frame for infraction in route.infractions}
         for frame, path in route.frames.items():

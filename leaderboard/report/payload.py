@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tickdrive.leaderboard.latency import summarize
-from tickdrive.leaderboard.report.columns import NO_PLAN_CM, Columns
+from tickdrive.leaderboard.report.columns import NO_PLAN_CM, ShownColumns
 from tickdrive.leaderboard.report.run_folder import RouteFiles
+from tickdrive.leaderboard.tick_table import Labels
 
 SCHEMA = 1
 PLAN_STEP_S = 0.5
@@ -40,45 +41,52 @@ def unpacked(item: Mapping[str, Any]) -> np.ndarray:
     return np.frombuffer(base64.b64decode(item["data"]), dtype).reshape(item["shape"])
 
 
-def route_payload(route: RouteFiles, columns: Columns, budget_ms: float) -> dict[str, Any]:
+def route_payload(route: RouteFiles, shown: ShownColumns, budget_ms: float) -> dict[str, Any]:
     """Everything of one route but its pictures."""
-    summary = summarize(route.ticks, budget_ms)
-    stages = {
-        name: {"parent": columns.parents[name], "ms": packed(ms)} for name, ms in columns.stages.items()
-    }
+    table = route.table
+    summary = summarize(table, budget_ms)
+    latency_ms = np.where(table.latency_us < 0, np.nan, table.latency_us / 1e3)
+    floats = ("total_ms", "other_ms", "outside_ms", "predicted_ms", "x_m", "y_m", "yaw_deg", "speed_mps")
+    flags = ("guarded", "busy", "past_horizon")
     return {
         "schema": SCHEMA,
         "route_id": route.route_id,
         "budget_ms": budget_ms,
-        "header": {key: value for key, value in route.header.items() if key not in ("type", "schema")},
+        "header": {key: value for key, value in table.header.items() if key not in ("type", "schema")},
         "record": route.record,
         "infractions": [asdict(infraction) for infraction in route.infractions],
         "map": route.route_map,
         "notes": list(route.notes),
         "summary": summary.to_json(),
-        "depths": {stage.name: stage.depth for stage in summary.stages},
-        "errors": {str(place): text for place, text in columns.errors.items()},
+        "errors": {str(place): text for place, text in shown.errors.items()},
         "no_plan_cm": NO_PLAN_CM,
         "plan_step_s": PLAN_STEP_S,
-        "classes": list(columns.classes),
-        "stages": stages,
+        "classes": list(shown.classes),
+        "stages": [
+            {**asdict(stage), "ms": packed(table.stage_ms[stage.name].astype(np.float32))}
+            for stage in table.stages
+        ],
         "names": {
-            name: {"values": list(names.values), "index": packed(names.index)}
-            for name, names in columns.names.items()
+            "rung": _names(table.rung),
+            "engine": _names(table.engine),
+            "command": {"values": list(shown.commands), "index": packed(shown.command)},
         },
         "columns": {
-            "frame": packed(columns.frame),
-            "sim_s": packed(columns.sim_s),
-            "total_ms": packed(columns.total_ms),
-            "other_ms": packed(columns.other_ms),
-            "guarded": packed(columns.guarded),
-            "steps": packed(columns.steps),
-            "probability": packed(columns.probability),
-            "plan_cm": packed(columns.plan_cm),
-            "latency_ms": packed(columns.latency_ms),
-            "observed_frame": packed(columns.observed_frame),
-            "busy": packed(columns.busy),
-            "past_horizon": packed(columns.past_horizon),
-            **{name: packed(values) for name, values in columns.floats.items()},
+            "frame": packed(table.frame.astype(np.int32)),
+            "sim_s": packed(table.sim_s),
+            "steps": packed(np.minimum(table.steps, 255).astype(np.uint8)),
+            "preempted": packed(table.preempted),
+            "latency_ms": packed(latency_ms.astype(np.float32)),
+            "observed_frame": packed(table.observed_frame.astype(np.int32)),
+            "remaining_m": packed(shown.remaining_m),
+            "probability": packed(shown.probability),
+            "plan_cm": packed(shown.plan_cm),
+            **{name: packed(getattr(table, name).astype(np.float32)) for name in floats},
+            **{name: packed(getattr(table, name)) for name in ("throttle", "steer", "brake")},
+            **{name: packed(getattr(table, name).astype(np.uint8)) for name in flags},
         },
     }
+
+
+def _names(labels: Labels) -> dict[str, Any]:
+    return {"values": list(labels.names), "index": packed(labels.codes)}

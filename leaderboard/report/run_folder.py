@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tickdrive.agents.tick_log import read_log
 from tickdrive.leaderboard.evaluator import RESULTS_NAME
 from tickdrive.leaderboard.frames import FRAME_NAME, FRAMES_FOLDER
 from tickdrive.leaderboard.latency import TICK_BUDGET_MS
 from tickdrive.leaderboard.results import PlacedInfraction, read_results
 from tickdrive.leaderboard.route_map import MAP_NAME
+from tickdrive.leaderboard.tick_table import TickTable, read_table
 from tickdrive.planner.errors import DataError
 
 _LOG_NAME = re.compile(r"(?:(?P<route>.+)\.)?ticks(?:-(?P<number>\d+))?\.jsonl")
@@ -26,8 +26,7 @@ class RouteFiles:
 
     Attributes:
         route_id: the record's, or the log's name where there is no record.
-        header: of the tick log.
-        ticks: of the tick log, at least one.
+        table: of the tick log, at least one tick.
         record: of the results file; None where the route has none (stopped, or no results file).
         infractions: with tick and place; empty where the results file has no places.
         route_map: `route_map.RouteMapKeeper`'s file; None where there is none.
@@ -36,8 +35,7 @@ class RouteFiles:
     """
 
     route_id: str
-    header: Mapping[str, Any]
-    ticks: tuple[Mapping[str, Any], ...]
+    table: TickTable
     record: Mapping[str, Any] | None
     infractions: tuple[PlacedInfraction, ...]
     route_map: Mapping[str, Any] | None
@@ -88,7 +86,7 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(
         name=folder.resolve().name,
         routes=tuple(routes),
-        budget_ms=_budget_ms(results, routes[0].header),
+        budget_ms=_budget_ms(results, routes[0].table.header),
         evaluation={
             key: value
             for key, value in results.get("tickdrive", {}).items()
@@ -129,10 +127,10 @@ def _route(
     records: Mapping[str, Mapping[str, Any]],
     results: Mapping[str, Any],
 ) -> RouteFiles:
-    log = read_log(path)
-    if not log.ticks:
+    table = read_table(path)
+    if not len(table):
         raise DataError(f"{path} holds no ticks.", "Drive at least one tick, then make the report again.")
-    notes = [f"{path.name}: {damage}." for damage in log.damage]
+    notes = [f"{path.name}: {damage}." for damage in table.damage]
     route_id = route or next(iter(records), "") or path.name.removesuffix(".jsonl")
     record = records.get(route_id)
     if record is None and records:
@@ -149,8 +147,7 @@ def _route(
         notes.append("No camera pictures were kept with this run (--frames).")
     return RouteFiles(
         route_id=route_id,
-        header=log.header,
-        ticks=log.ticks,
+        table=table,
         record=record,
         infractions=infractions,
         route_map=route_map,

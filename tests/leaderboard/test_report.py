@@ -28,6 +28,7 @@ from tickdrive.leaderboard.report.columns import NO_PLAN_CM
 from tickdrive.leaderboard.report.page import write_report
 from tickdrive.leaderboard.report.payload import unpacked
 from tickdrive.leaderboard.report.pictures import Candidate, by_want, choose
+from tickdrive.leaderboard.tick_table import read_table
 from tickdrive.planner.errors import DataError
 
 
@@ -90,16 +91,15 @@ def test_every_column_comes_back_as_it_was_logged(run):
     assert plans.shape == (300, 6, 2) and (plans[101] == NO_PLAN_CM).all()
     assert plans[0] / 100 == pytest.approx(records[0].plan, abs=0.0051)
     assert columns["latency_ms"].tolist() == [75.0] * 300 and columns["busy"][:4].tolist() == [0, 1, 0, 1]
-    steps = unpacked(route["stages"]["step"]["ms"])
-    assert route["stages"]["step"]["parent"] == "planner" and steps == pytest.approx(np.full(300, 0.75))
+    (step,) = (stage for stage in route["stages"] if stage["name"] == "step")
+    steps = unpacked(step["ms"])
+    assert (step["parent"], step["depth"]) == ("planner", 1) and steps == pytest.approx(np.full(300, 0.75))
     assert route["header"]["commit"] == "abc123"
 
 
 def test_figures_are_those_of_the_latency_command(run):
-    from tickdrive.agents.tick_log import read_log
-
     (route,) = Elements(write_report(run).path).routes()
-    assert route["summary"] == summarize(read_log(run).ticks, 50.0).to_json()
+    assert route["summary"] == summarize(read_table(run), 50.0).to_json()
     assert route["summary"]["misses"] == sum(map(is_miss, range(300)))
     (route,) = Elements(write_report(run, budget_ms=10.0).path).routes()
     assert route["budget_ms"] == 10.0 and route["summary"]["misses"] == 300

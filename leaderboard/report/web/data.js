@@ -32,11 +32,7 @@ const TickReport = {};
     const route = { ...raw, number, ...mapValues(raw.columns, R.unpack) };
     route.n = route.frame.length;
     route.names = mapValues(raw.names, (names) => ({ values: names.values, index: R.unpack(names.index) }));
-    route.stages = Object.keys(raw.depths)
-      .filter((name) => name in raw.stages)
-      .map((name) => ({
-        name, parent: raw.stages[name].parent, depth: raw.depths[name] - 1, ms: R.unpack(raw.stages[name].ms),
-      }));
+    route.stages = raw.stages.map((stage) => ({ ...stage, ms: R.unpack(stage.ms) }));
     route.planLength = raw.columns.plan_cm.shape[1];
     route.layers = layers(route);
     route.tickOfFrame = new Map(Array.from(route.frame, (frame, i) => [frame, i]));

@@ -99,8 +99,9 @@
 
   function percentiles() {
     const columns = ["p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms"];
+    const depths = Object.fromEntries(route.stages.map((stage) => [stage.name, stage.depth]));
     const rows = Object.entries(route.summary.stages).map(([name, stage]) => R.el("tr", { class: name === "total" ? "total" : "" },
-      R.el("td", {}, "\u2003".repeat(Math.max(0, (route.depths[name] ?? 1) - 1)) + (name === "outside" ? "outside the agent" : name)),
+      R.el("td", {}, "\u2003".repeat(depths[name] ?? 0) + (name === "outside" ? "outside the agent" : name)),
       ...columns.map((key) => R.el("td", { class: name === "total" && stage[key] > route.budget_ms ? "bad" : "" }, R.fixed(stage[key]))),
       R.el("td", {}, String(stage.n))));
     R.get("percentiles").replaceChildren(...table(["stage", "p50", "p90", "p95", "p99", "max", "ticks"], rows).children);

@@ -105,7 +105,7 @@
       ["frame", String(route.frame[tick])],
     ];
     if (!Number.isNaN(route.predicted_ms[tick])) facts.push(["expected", `${R.fixed(route.predicted_ms[tick])} ms by the tick budget`]);
-    if (!Number.isNaN(route.preempted[tick])) facts.push(["preempted", `${route.preempted[tick]} times: the machine was busy elsewhere`]);
+    if (route.preempted[tick] >= 0) facts.push(["preempted", `${route.preempted[tick]} times: the machine was busy elsewhere`]);
     if (!Number.isNaN(route.latency_ms[tick])) {
       const state = [route.busy[tick] ? "busy with the next" : "", route.past_horizon[tick] ? "run out" : ""].filter(Boolean).join(", ");
       facts.push(["simulated", `plan ${R.fixed(route.latency_ms[tick], 1)} ms late, seen at frame ${route.observed_frame[tick]}${state ? `; ${state}` : ""}`]);
