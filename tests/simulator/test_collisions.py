@@ -113,8 +113,21 @@ def test_a_walker_is_knocked_down_and_gets_up():
     }
     assert engine.kinematics(2).pose.x > 9.0
     assert engine.kinematics(1).velocity[0] < 10.0
-    steps(engine, 6.0)
+    steps(engine, 12.0)
     assert engine.kinematics(2).velocity[1] == pytest.approx(0.1)
+
+
+def test_whoever_is_run_over_is_hit_once():
+    """Not pushed along in front of the car, contact after contact."""
+    engine = world()
+    engine.add_vehicle(1, MKZ, Pose(0.0))
+    engine.add_walker(2, WALKER, Pose(8.0, 0.0, 0.93))
+    engine.step(DT)
+    engine.set_velocity(1, (10.0, 0.0, 0.0))
+    engine.set_vehicle_command(1, VehicleCommand(throttle=0.4))
+    hits = [sum(c.actor_id == 1 for c in engine.step(DT)) for _ in range(80)]
+    assert sum(hits) == 1
+    assert x_of(engine, 1) > x_of(engine, 2) + 10.0
 
 
 def test_a_walker_cannot_push_a_parked_car_or_enter_a_wall():

@@ -26,7 +26,7 @@ PUSH_OUT = 0.6
 # what overlaps less in height is driven over: debris, kerbs, the gap below a bumper
 CLEARANCE_M = 0.2
 KNOCKED_BY_MPS = 1.5
-KNOCKED_S = 2.0
+KNOCKED_S = 10.0
 CELL_M = 12.0
 
 _WALKER = 1
@@ -291,6 +291,9 @@ def resolve(
         for j in range(i + 1, n):
             b = bodies[j]
             if not b.collides or not (a.simulated or b.simulated):
+                continue
+            # as in CARLA, whoever has been run over lies there and blocks no vehicle
+            if (a.kind == _WALKER and a.knocked_s > 0.0) or (b.kind == _WALKER and b.knocked_s > 0.0):
                 continue
             if _apart(plans[i], plans[j], CLEARANCE_M) or not _touch(plans[i], plans[j], hit):
                 continue
