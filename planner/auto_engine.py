@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from tickdrive.planner.engine import PlannerEngine
+from tickdrive.planner.engine import Part, PlannerEngine
 from tickdrive.planner.errors import PlannerError
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.tracing import Tracer
@@ -59,6 +59,18 @@ class AutoEngine(PlannerEngine):
                 return self._engine.warm_up(n_vl, n_reasoning, batch, steps, runs)
             except (RuntimeError, MemoryError) as error:
                 self._replace(error)
+
+    def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
+        """See `PlannerEngine.loop_bytes`; of the engine in use."""
+        return self._engine.loop_bytes(batch, steps, n_context)
+
+    def static_outputs(self) -> tuple[torch.Tensor, ...]:
+        """See `PlannerEngine.static_outputs`; of the engine in use."""
+        return self._engine.static_outputs()
+
+    def parts(self) -> tuple[Part, ...]:
+        """Its own and those of the engine in use; of the latter, `_sample`'s alone ever run."""
+        return *super().parts(), *self._engine.parts()
 
     def _next(self) -> PlannerEngine:
         while self._candidates:

@@ -18,11 +18,12 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from tickdrive.planner.diffusion import check_steps, ddim_scheduler
+from tickdrive.planner.diffusion import check_steps
 from tickdrive.planner.errors import PlannerError, did_you_mean
 from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
@@ -32,7 +33,24 @@ from tickdrive.planner.types import Features, Plan
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 """fp64 is for parity tests of exact algebra, on the CPU."""
 
+Inputs = tuple[Features, torch.Tensor, torch.Tensor]
+"""Features, ego status, noise: what `PlannerEngine.plan` takes."""
+
 _UNTRACED = Tracer()
+
+
+class Part(NamedTuple):
+    """A part of a plan that a profile can watch: a method, by where it is found.
+
+    Attributes:
+        owner: object whose method it is.
+        method: name of the method; wrapped in a span while a profile runs.
+        label: name in the profile. `{0}` stands for the call's first argument, plus one.
+    """
+
+    owner: object
+    method: str
+    label: str
 
 
 class PlannerEngine(ABC):
@@ -117,7 +135,12 @@ class PlannerEngine(ABC):
         tracer = tracer or _UNTRACED
         with torch.inference_mode():
             trajectory = self._sample(features, ego_status, noise.to(self.trajectory_dtype), steps, tracer)
-            waypoints = self._normalizer.denormalize(trajectory).cpu().numpy()
+            waypoints = self._waypoints(trajectory)
+        return Plan(waypoints_in_ego=waypoints, dt_s=self.config.dt_s, steps=steps, engine=self.label)
+
+    def _waypoints(self, trajectory: torch.Tensor) -> np.ndarray:
+        """Waypoints in metres, on the host and checked, of a normalised trajectory."""
+        waypoints = self._normalizer.denormalize(trajectory).cpu().numpy()
         if self.dtype != torch.float64:
             waypoints = waypoints.astype(np.float32, copy=False)
         if not np.isfinite(waypoints).all():
@@ -126,12 +149,26 @@ class PlannerEngine(ABC):
                 "Look for NaN in the features or ego status"
                 + (", or use fp32: fp16 overflows beyond 65504." if self.dtype == torch.float16 else "."),
             )
-        return Plan(waypoints_in_ego=waypoints, dt_s=self.config.dt_s, steps=steps, engine=self.label)
+        return waypoints
 
     def close(self) -> None:
         """Free the weights. Planning afterwards is an error; closing again is not."""
         self._closed = True
         self._release()
+
+    @abstractmethod
+    def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
+        """Bytes that the denoising loop of a plan must read: weights once a step, and what was hoisted.
+
+        Args:
+            batch: plans at once.
+            steps: denoising steps.
+            n_context: VL and reasoning tokens.
+        """
+
+    def static_outputs(self) -> tuple[torch.Tensor, ...]:
+        """Tensors that the next plan writes its result into: a check fills them with NaN before it plans."""
+        return ()
 
     @abstractmethod
     def _sample(
@@ -142,6 +179,10 @@ class PlannerEngine(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Drop references to weights."""
+
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of a plan that a profile can tell apart, beside the spans that `plan` opens."""
+        return Part(self, "_check_inputs", "input checks"), Part(self, "_waypoints", "to metres, to the host")
 
     def _check_inputs(
         self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int
@@ -193,78 +234,6 @@ class PlannerEngine(ABC):
                 )
 
 
-class ReferenceEngine(PlannerEngine):
-    """The study's own form: one whole forward a step, the encoder inside the loop, diffusers' scheduler."""
-
-    name = "reference"
-
-    def __init__(self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(policy, device, dtype)
-        if dtype not in (torch.float32, torch.float64):
-            raise PlannerError(f"The reference engine was asked to run in {dtype}.", "It runs in fp32.")
-        self._policy: DiffusionPolicy | None = _frozen_copy(policy, device, dtype)
-
-    def _sample(
-        self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
-    ) -> torch.Tensor:
-        assert self._policy is not None
-        network = self._policy.network
-        inputs = [
-            tensor.to(self.dtype)
-            for tensor in (
-                features.observation_tokens,
-                features.vl_tokens,
-                features.reasoning_tokens,
-                ego_status,
-            )
-        ]
-        scheduler, schedule = ddim_scheduler(self.config, steps)
-        trajectory = noise
-        with tracer.span("denoise", str(self.device)):
-            for index, t in enumerate(schedule.timesteps):
-                with _step_span(tracer, self.device):
-                    time = torch.full((len(noise),), t, device=self.device)
-                    predicted = network(trajectory, time, *inputs, features.vl_mask, features.reasoning_mask)
-                    trajectory = scheduler.step(predicted, steps - 1 - index, trajectory).prev_sample
-        return trajectory
-
-    def _release(self) -> None:
-        self._policy = None
-
-
-class CachedEngine(PlannerEngine):
-    """The study's plan A: conditions are encoded once, only the decoder runs in the loop."""
-
-    name = "cached"
-
-    def __init__(self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(policy, device, dtype)
-        self._policy: DiffusionPolicy | None = _frozen_copy(policy, device, dtype)
-
-    def _sample(
-        self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
-    ) -> torch.Tensor:
-        policy = self._policy
-        assert policy is not None
-        device = str(self.device)
-        with tracer.span("encode", device):
-            encoded = policy.encode_conditions(features)
-        scheduler, schedule = ddim_scheduler(self.config, steps)
-        trajectory = noise
-        with tracer.span("denoise", device):
-            for index, t in enumerate(schedule.timesteps):
-                with _step_span(tracer, self.device):
-                    time = torch.full((len(noise),), t, device=self.device)
-                    predicted = policy.decode_trajectory(
-                        trajectory, time, *encoded, ego_status, features.vl_mask, features.reasoning_mask
-                    )
-                    trajectory = scheduler.step(predicted, steps - 1 - index, trajectory).prev_sample
-        return trajectory
-
-    def _release(self) -> None:
-        self._policy = None
-
-
 def build_engine(
     name: str, policy: DiffusionPolicy, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
 ) -> PlannerEngine:
@@ -283,6 +252,7 @@ def build_engine(
     """
     from tickdrive.planner.auto_engine import AutoEngine
     from tickdrive.planner.hoisted import HoistedEngine
+    from tickdrive.planner.stepwise import CachedEngine, ReferenceEngine
     from tickdrive.planner.traced import TracedEngine
 
     kinds: dict[str, type[PlannerEngine]] = {
@@ -304,6 +274,11 @@ def build_engine(
         ("reference", lambda: ReferenceEngine(policy, where, torch.float32)),
     ]
     return AutoEngine(policy, where, kind, chain)
+
+
+def engine_names(device: torch.device) -> tuple[str, ...]:
+    """Names of the engines that run on a device, slowest first."""
+    return "reference", "cached", "hoisted", *(("traced",) if device.type == "cpu" else ())
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -351,7 +326,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device, engine: str = 
 
 def example_inputs(
     config: PolicyConfig, batch: int, n_vl: int, n_reasoning: int, device: torch.device, seed: int
-) -> tuple[Features, torch.Tensor, torch.Tensor]:
+) -> Inputs:
     """Random features, ego status and noise of the right shapes, for warming up and measuring."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -366,11 +341,7 @@ def example_inputs(
     return features, draw(batch, config.n_status, config.status_width), draw(batch, config.horizon, 2)
 
 
-def _frozen_copy(policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> DiffusionPolicy:
-    return copy.deepcopy(policy).eval().requires_grad_(False).to(device=device, dtype=dtype)
-
-
-def _step_span(tracer: Tracer, device: torch.device):  # type: ignore[no-untyped-def]
+def step_span(tracer: Tracer, device: torch.device):  # type: ignore[no-untyped-def]
     """A span for one step, where a step's end can be seen: not on CUDA, whose work is queued."""
     return tracer.span("step") if device.type == "cpu" and tracer.active else _NO_SPAN
 

@@ -28,7 +28,8 @@ from typing import NamedTuple
 import torch
 
 from tickdrive.planner.diffusion import SampleSchedule, sample_schedule
-from tickdrive.planner.engine import PlannerEngine, _step_span
+from tickdrive.planner.engine import Part, PlannerEngine, step_span
+from tickdrive.planner.hoisted_attention import folded_decoder
 from tickdrive.planner.hoisted_decoder import Conditions, FoldedDecoder
 from tickdrive.planner.hoisted_encoder import FoldedEncoder
 from tickdrive.planner.layers import time_embedding
@@ -61,7 +62,7 @@ class HoistedEngine(PlannerEngine):
         # folded in fp32 (or wider) before the cast, so that folding adds no rounding to a narrow dtype
         network = copy.deepcopy(policy.network).eval().requires_grad_(False).to(device, self.trajectory_dtype)
         self._encoder: FoldedEncoder | None = FoldedEncoder(network, dtype)
-        self._decoder: FoldedDecoder | None = FoldedDecoder(network, dtype)
+        self._decoder: FoldedDecoder | None = folded_decoder(network, dtype)
         self._schedules: dict[int, tuple[SampleSchedule, torch.Tensor]] = {}
 
     def _sample(
@@ -86,6 +87,30 @@ class HoistedEngine(PlannerEngine):
         assert self._encoder is not None and self._decoder is not None
         return Stages(self._encoder, self._decoder.hoist, self._decoder.predict)
 
+    def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
+        """See `PlannerEngine.loop_bytes`."""
+        assert self._decoder is not None
+        return self._decoder.loop_bytes(batch, steps, n_context)
+
+    def parts(self) -> tuple[Part, ...]:
+        """See `PlannerEngine.parts`."""
+        encoder, decoder = self._encoder, self._decoder
+        assert encoder is not None and decoder is not None
+        return (
+            *super().parts(),
+            Part(encoder.vl_pool, "forward", "VL projection and pooling"),
+            Part(encoder.reasoning_pool, "forward", "reasoning projection and pooling"),
+            Part(encoder, "encode_memory", "transformer encoder"),
+            Part(decoder, "ego", "ego status"),
+            Part(decoder, "conditions", "AdaLN and memory of all layers and steps"),
+            Part(decoder, "history_state", "history tokens' path"),
+            Part(decoder, "predict", "model forward"),
+            Part(decoder, "embed", "input embedding"),
+            Part(decoder, "layer", "layer {0}"),
+            Part(decoder, "head", "trajectory head"),
+            Part(self, "_advance", "scheduler"),
+        )
+
     def _release(self) -> None:
         self._encoder = self._decoder = None
 
@@ -105,21 +130,25 @@ class HoistedEngine(PlannerEngine):
         schedule: SampleSchedule,
         tracer: Tracer,
     ) -> torch.Tensor:
-        """The loop: DDIM (Song et al. 2021, equation 12, sigma 0) over the folded decoder."""
-        clip = self.config.clip_sample
+        """The loop: DDIM over the folded decoder."""
         trajectory = noise
         modulation, keys, key_bias, values, state = conditions
         given = (modulation.unbind(2), keys.unbind(1), key_bias.unbind(1), values.unbind(1), state.unbind(0))
         levels = zip(schedule.alpha_bars, schedule.alpha_bars_next, zip(*given, strict=True), strict=True)
         for level, level_next, now in levels:
-            with _step_span(tracer, self.device):
+            with step_span(tracer, self.device):
                 predicted = predict(trajectory, *now)
-                clean = torch.sub(trajectory, predicted, alpha=math.sqrt(1.0 - level)).div_(math.sqrt(level))
-                if clip:
-                    clean.clamp_(-1.0, 1.0)
-                noise_next = math.sqrt(1.0 - level_next)
-                trajectory = clean.mul_(math.sqrt(level_next)).add_(predicted, alpha=noise_next)
+                trajectory = self._advance(predicted, trajectory, level, level_next)
         return trajectory
+
+    def _advance(
+        self, predicted: torch.Tensor, trajectory: torch.Tensor, level: float, level_next: float
+    ) -> torch.Tensor:
+        """DDIM's step (Song et al. 2021, equation 12, sigma 0), from alpha_bar `level` to `level_next`."""
+        clean = torch.sub(trajectory, predicted, alpha=math.sqrt(1.0 - level)).div_(math.sqrt(level))
+        if self.config.clip_sample:
+            clean.clamp_(-1.0, 1.0)
+        return clean.mul_(math.sqrt(level_next)).add_(predicted, alpha=math.sqrt(1.0 - level_next))
 
 
 def _useful(mask: torch.Tensor | None) -> torch.Tensor | None:

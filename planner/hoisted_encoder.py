@@ -66,13 +66,20 @@ class FoldedEncoder(nn.Module):
         reasoning_tokens, reasoning_mask = _at_least_one(reasoning_tokens.to(self.dtype), reasoning_mask)
         vl_features, vl = self.vl_pool(vl_tokens, vl_mask)
         reasoning_features, reasoning = self.reasoning_pool(reasoning_tokens, reasoning_mask)
-        observed = self.observation(observation_tokens.to(self.dtype))
+        memory = self.encode_memory(observation_tokens.to(self.dtype), vl, reasoning)
+        context, mask = join_context(vl_features, reasoning_features, vl_mask, reasoning_mask)
+        return memory, context, mask
+
+    def encode_memory(
+        self, observation_tokens: torch.Tensor, vl: torch.Tensor, reasoning: torch.Tensor
+    ) -> torch.Tensor:
+        """The transformer encoder: (B, M, d), as `TransformerForDiffusion.encode_memory`."""
+        observed = self.observation(observation_tokens)
         tokens = self.memory_norm(torch.cat((observed, vl, reasoning), dim=1) + self.position)
         for layer in self.layers:
             tokens = layer(tokens)
         tokens = self.norm(tokens)
-        context, mask = join_context(vl_features, reasoning_features, vl_mask, reasoning_mask)
-        return tokens + self.mlp(tokens), context, mask
+        return tokens + self.mlp(tokens)
 
 
 class _FoldedPool(nn.Module):

@@ -14,6 +14,8 @@ from torch import nn
 NORM_EPS = 1e-6
 MODULATION_PARTS = 9
 """shift, scale, gate for each of memory attention, trajectory attention and feed-forward, in this order."""
+MERGED_MODULATION_PARTS = 6
+"""shift, scale, gate for the merged attention and for feed-forward, in this order."""
 
 
 def time_embedding(timestep: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
@@ -236,6 +238,37 @@ class DecoderLayer(nn.Module):
         shift, scale, gate = parts[3:6]
         tokens = tokens + gate * self.trajectory_attention(modulate(tokens, shift, scale), memory)
         shift, scale, gate = parts[6:9]
+        return tokens + gate * self.ffn(modulate(tokens, shift, scale))
+
+
+class MergedDecoderLayer(nn.Module):
+    """One decoder layer with one cross-attention over memory, VL and reasoning tokens; AdaLN-zero.
+
+    1. The trajectory attends to memory and context together (gated residual).
+    2. Feed-forward of the trajectory (gated residual).
+    """
+
+    def __init__(self, width: int, n_head: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(width, n_head, qk_norm=True, dropout=dropout)
+        self.ffn = FeedForward(width, dropout)
+        self.modulation = nn.Linear(width, MERGED_MODULATION_PARTS * width)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        memory: torch.Tensor,
+        context: torch.Tensor,
+        context_mask: torch.Tensor | None,
+        conditioning: torch.Tensor,
+    ) -> torch.Tensor:
+        """As `DecoderLayer.forward`."""
+        parts = self.modulation(F.silu(conditioning))[:, None].chunk(MERGED_MODULATION_PARTS, dim=-1)
+        seen = torch.cat((memory, context), dim=1)
+        mask = None if context_mask is None else F.pad(context_mask, (memory.shape[1], 0), value=True)
+        shift, scale, gate = parts[0:3]
+        tokens = tokens + gate * self.attention(modulate(tokens, shift, scale), seen, mask)
+        shift, scale, gate = parts[3:6]
         return tokens + gate * self.ffn(modulate(tokens, shift, scale))
 
 

@@ -14,6 +14,7 @@ from tickdrive.planner.layers import (
     EgoStatusEncoder,
     EncoderLayer,
     FeedForward,
+    MergedDecoderLayer,
     TokenPool,
     TrajectoryHead,
     time_embedding,
@@ -56,10 +57,11 @@ class TransformerForDiffusion(nn.Module):
         self.input_norm = nn.LayerNorm(d)
         self.drop = nn.Dropout(config.p_drop_emb)
         # decoder: every layer an object of its own
-        self.decoder = nn.ModuleList(DecoderLayer(d, config.n_head, drop) for _ in range(config.n_layer))
+        kind = MergedDecoderLayer if config.merged_attention else DecoderLayer
+        self.decoder = nn.ModuleList(kind(d, config.n_head, drop) for _ in range(config.n_layer))
         self.head = TrajectoryHead(d)
         for layer in self.decoder:  # AdaLN-zero: the decoder starts as the identity
-            assert isinstance(layer, DecoderLayer)
+            assert isinstance(layer, DecoderLayer | MergedDecoderLayer)
             nn.init.zeros_(layer.modulation.weight)
             nn.init.zeros_(layer.modulation.bias)
 
@@ -87,17 +89,29 @@ class TransformerForDiffusion(nn.Module):
         reasoning_features, reasoning = self.reasoning_pool(
             *_at_least_one(reasoning_query_tokens, reasoning_mask)
         )
+        return (
+            self.encode_memory(cond, vl, reasoning),
+            vl_features[:, : gen_vit_tokens.shape[1]],
+            reasoning_features[:, : reasoning_query_tokens.shape[1]],
+        )
+
+    def encode_memory(self, cond: torch.Tensor, vl: torch.Tensor, reasoning: torch.Tensor) -> torch.Tensor:
+        """The transformer encoder.
+
+        Args:
+            cond: (B, n_observation, observation_width).
+            vl: (B, 1, d) pooled VL token.
+            reasoning: (B, 1, d) pooled reasoning token.
+
+        Returns:
+            (B, M, d) memory.
+        """
         tokens = torch.cat((self.observation(cond), vl, reasoning), dim=1) + self.memory_position
         tokens = self.drop(self.memory_norm(tokens))
         for layer in self.encoder:
             tokens = layer(tokens)
         tokens = self.encoder_norm(tokens)
-        memory = tokens + self.memory_mlp(tokens)
-        return (
-            memory,
-            vl_features[:, : gen_vit_tokens.shape[1]],
-            reasoning_features[:, : reasoning_query_tokens.shape[1]],
-        )
+        return tokens + self.memory_mlp(tokens)
 
     def decode_trajectory(
         self,
@@ -127,12 +141,22 @@ class TransformerForDiffusion(nn.Module):
         """
         conditioning = self.conditioning(t, ego_status)
         context, mask = join_context(vl_features, reasoning_features, vl_mask, reasoning_mask)
-        tokens = self.drop(
-            torch.cat((self.embed_history(ego_status), self.embed_trajectory(trajectory)), dim=1)
-        )
+        tokens = self.embed_input(trajectory, ego_status)
+        tokens = self.decode(tokens, memory, context, mask, conditioning)
+        return self.head(tokens, conditioning)[:, -self.config.horizon :]
+
+    def decode(
+        self,
+        tokens: torch.Tensor,
+        memory: torch.Tensor,
+        context: torch.Tensor,
+        mask: torch.Tensor | None,
+        conditioning: torch.Tensor,
+    ) -> torch.Tensor:
+        """All decoder layers; arguments and result as in `DecoderLayer.forward`."""
         for layer in self.decoder:
             tokens = layer(tokens, memory, context, mask, conditioning)
-        return self.head(tokens, conditioning)[:, -self.config.horizon :]
+        return tokens
 
     def forward(
         self,
@@ -154,7 +178,16 @@ class TransformerForDiffusion(nn.Module):
     def conditioning(self, t: torch.Tensor, ego_status: torch.Tensor) -> torch.Tensor:
         """AdaLN conditioning (B, d): time embedding plus ego status."""
         ego = self.ego_status(ego_status)
-        return time_embedding(t, self.config.n_emb, ego.dtype) + ego
+        return self.embed_time(t, ego.dtype) + ego
+
+    def embed_time(self, t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Time embedding (B, d) of (B,) timesteps."""
+        return time_embedding(t, self.config.n_emb, dtype)
+
+    def embed_input(self, trajectory: torch.Tensor, ego_status: torch.Tensor) -> torch.Tensor:
+        """Decoder tokens (B, n_status + T, d): history, then noisy trajectory."""
+        tokens = torch.cat((self.embed_history(ego_status), self.embed_trajectory(trajectory)), dim=1)
+        return self.drop(tokens)
 
     def embed_history(self, ego_status: torch.Tensor) -> torch.Tensor:
         """Decoder tokens (B, n_status, d) of the ego status samples."""

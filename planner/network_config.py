@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+import yaml
+
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError, did_you_mean
 from tickdrive.planner.types import STATUS_FIELDS
@@ -34,6 +36,9 @@ class PolicyConfig:
         n_status: ego status samples, oldest first, the last one being the present.
         horizon: waypoints of a plan.
         dt_s: time between waypoints, and between status samples.
+        merged_attention: one cross-attention of the trajectory over memory, VL and reasoning tokens together,
+            in place of two (memory to VL and reasoning tokens, then trajectory to memory). Another network:
+            it needs its own training.
         p_drop_emb: dropout of the embedded decoder input and encoder input, in training.
         p_drop_attn: dropout of attention weights and feed-forward outputs, in training.
         num_train_timesteps: diffusion steps of training.
@@ -58,6 +63,7 @@ class PolicyConfig:
     n_status: int = 4
     horizon: int = 6
     dt_s: float = 0.5
+    merged_attention: bool = False
     p_drop_emb: float = 0.0
     p_drop_attn: float = 0.1
     num_train_timesteps: int = 100
@@ -133,12 +139,48 @@ PRESETS: dict[str, PolicyConfig] = {
 def preset(name: str, **changes: object) -> PolicyConfig:
     """A preset, with some fields changed.
 
+    Args:
+        name: of the preset; changes may follow as text, `seed+n_layer=8+merged_attention=true`.
+        changes: of fields.
+
     Raises:
-        ConfigError: there is no such preset, or a change is out of range.
+        ConfigError: there is no such preset or field, or a change is out of range.
     """
+    name, *texts = name.split("+")
     if name not in PRESETS:
         raise ConfigError(f"There is no planner preset {name!r}.", did_you_mean(name, PRESETS))
-    return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
+    given: dict[str, object] = {}
+    for text in texts:
+        key, found, value = text.partition("=")
+        if key not in PolicyConfig.__dataclass_fields__:
+            raise ConfigError(
+                f"Preset {name!r} has no field {key!r}.", did_you_mean(key, PolicyConfig.__dataclass_fields__)
+            )
+        given[key] = yaml.safe_load(value)
+        if not found or type(given[key]) is not type(getattr(PRESETS[name], key)):
+            raise ConfigError(
+                f"Preset {name!r} was to be changed by {text!r}.",
+                f"Write {key}=value, for example {key}={getattr(PRESETS[name], key)}.",
+            )
+    return replace(PRESETS[name], **{**given, **changes})  # type: ignore[arg-type]
+
+
+def proposals(config: PolicyConfig) -> dict[str, PolicyConfig]:
+    """The study's other networks: fewer layers, narrower, merged attention. Each needs its own training.
+
+    Args:
+        config: what they are changes of; those that would not make it smaller are left out.
+
+    Returns:
+        By the change, written as behind a preset's name: `n_layer=8`, `n_emb=640+n_head=10`.
+    """
+    found = {f"n_layer={count}": replace(config, n_layer=count) for count in (8, 6) if count < config.n_layer}
+    for width, heads in ((640, 10), (512, 8)):
+        if width < config.n_emb:
+            found[f"n_emb={width}+n_head={heads}"] = replace(config, n_emb=width, n_head=heads)
+    if not config.merged_attention:
+        found["merged_attention=true"] = replace(config, merged_attention=True)
+    return found
 
 
 @dataclass(frozen=True)

@@ -139,3 +139,9 @@ def packing_works(dtype: torch.dtype) -> bool:
         reason = "its results are wrong"
     log.warning("oneDNN's packed linear is of no use here (%s); plain products run instead", reason[:120])
     return False
+
+
+def weight_bytes(*modules: nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    tensors = [item for module in modules for item in (*module.parameters(), *module.buffers())]
+    return sum(item.numel() * item.element_size() for item in tensors)

@@ -21,6 +21,8 @@ from tickdrive.planner.types import Features
 
 FORMAT = "tickdrive-diffusion-policy"
 VERSION = 1
+LATER_KEYS = frozenset({"merged_attention"})
+"""Keys of the configuration that came after the format: a checkpoint without one means its default."""
 SAMPLERS = ("ddim", "ddpm")
 
 
@@ -248,10 +250,9 @@ class DiffusionPolicy(nn.Module):
                 raise CheckpointError(
                     f"{folder}: config has an unknown key {key!r}.", did_you_mean(key, known)
                 )
-        if known - got.keys():
-            raise CheckpointError(
-                f"{folder}: config lacks {sorted(known - got.keys())}.", "Fetch or train it again."
-            )
+        lacking = known - got.keys() - LATER_KEYS
+        if lacking:
+            raise CheckpointError(f"{folder}: config lacks {sorted(lacking)}.", "Fetch or train it again.")
         try:
             policy = cls(PolicyConfig(**got))
         except (ConfigError, TypeError) as error:

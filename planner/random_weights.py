@@ -12,7 +12,7 @@ import math
 import torch
 from torch import nn
 
-from tickdrive.planner.layers import DecoderLayer, HeadRMSNorm
+from tickdrive.planner.layers import DecoderLayer, HeadRMSNorm, MergedDecoderLayer
 from tickdrive.planner.policy import DiffusionPolicy
 
 
@@ -49,7 +49,7 @@ def randomize(policy: DiffusionPolicy, seed: int = 0) -> DiffusionPolicy:
         fill(parameter, 0.0, 0.7)
     fill(network.memory_position, 0.0, 0.7)
     for layer in network.decoder:
-        assert isinstance(layer, DecoderLayer)
+        assert isinstance(layer, DecoderLayer | MergedDecoderLayer)
         # parts of about 0.5: a gate that closes no branch, a shift and scale that matter
         fill(layer.modulation.weight, 0.0, 0.6 / math.sqrt(layer.modulation.in_features))
         fill(layer.modulation.bias, 0.0, 0.3)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tickdrive.planner.diffusion import check_steps
-from tickdrive.planner.engine import example_inputs
+from tickdrive.planner.engine import Part, PlannerEngine, example_inputs
 from tickdrive.planner.errors import PlannerError
 from tickdrive.planner.hoisted import HoistedEngine, Stages
 from tickdrive.planner.hoisted_decoder import Conditions, FoldedDecoder
@@ -77,6 +77,10 @@ class TracedEngine(HoistedEngine):
                 else f"it was not warmed up for {shapes} (batch, VL and reasoning tokens, steps)",
             )
         return super()._stages_for(features, steps)
+
+    def parts(self) -> tuple[Part, ...]:
+        """A recording has no parts: stages, steps and what is around them can be told apart."""
+        return PlannerEngine.parts(self)
 
     def _release(self) -> None:
         super()._release()

@@ -3,42 +3,148 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tickdrive.planner.errors import ConfigError
+from tickdrive.planner.errors import ConfigError, DataError
 from tickdrive.scripts.output import console, results_json, show_rows, write_json
 
+if TYPE_CHECKING:
+    from tickdrive.planner.engine import Inputs
 
-def planner(
-    presets: str,
-    engines: str,
-    device: str,
-    dtypes: str,
-    batches: str,
-    steps: str,
-    seconds: float,
-    json_file: Path | None,
-) -> None:
-    """Measure the planner; lists are written with commas.
+RECORDED_SAMPLES = 64
+"""Samples of each held-out split that the error of an engine is taken of."""
+
+
+@dataclass(frozen=True)
+class PlannerOptions:
+    """Options of `tickdrive bench planner`; lists are written with commas.
+
+    Attributes:
+        presets: `seed`, `seed+n_layer=8`, …; a shipped checkpoint's name means its weights.
+        engines: names, or `auto` for all of the device.
+        device: torch device, or `auto`.
+        dtypes: or `auto`.
+        batches: plans at once.
+        steps: DDIM steps.
+        study: measure the study's proposals on each preset instead of every combination.
+        recordings: folders: real features for the shipped checkpoint; none for random ones.
+        seconds: of measuring for each row.
+        json_file: machine form.
+    """
+
+    presets: str
+    engines: str
+    device: str
+    dtypes: str
+    batches: str
+    steps: str
+    study: bool
+    recordings: tuple[Path, ...]
+    seconds: float
+    json_file: Path | None
+
+
+_PLANNER_COLUMNS = (
+    "preset",
+    "engine",
+    "dtype",
+    "batch",
+    "steps",
+    "p50_ms",
+    "p99_ms",
+    "rel_err",
+    "max_deviation_cm",
+    "bandwidth_share",
+)
+"""What fits a table; the JSON has the rest."""
+
+
+def planner(options: PlannerOptions) -> None:
+    """Measure the planner.
 
     Raises:
-        TickdriveError: an unknown preset, engine, device or dtype.
+        TickdriveError: an unknown preset, engine, device or dtype, or recordings that cannot be used.
     """
-    from tickdrive.planner.benchmark import run_planner_benchmark
+    from tickdrive.agents.shared_models import checkpoints_folder
+    from tickdrive.planner.benchmark import run_planner_benchmark, study_forms
+    from tickdrive.planner.policy import DiffusionPolicy
 
+    presets = options.presets.split(",")
+    shipped = checkpoints_folder()
+    policies = {
+        name: DiffusionPolicy.from_pretrained(shipped / name) for name in presets if (shipped / name).is_dir()
+    }
     with console.status("measuring") as status:
+        recorded = None
+        if options.recordings:
+            status.update("reading recordings")
+            recorded = _recorded_inputs(options.recordings, shipped / "compact")
         rows = run_planner_benchmark(
-            presets=presets.split(","),
-            engines=None if engines == "auto" else engines.split(","),
-            device=device,
-            dtypes=dtypes.split(","),
-            batches=_numbers("--batches", batches),
-            steps=_numbers("--steps", steps),
-            seconds=seconds,
+            presets=presets,
+            engines=None if options.engines == "auto" else options.engines.split(","),
+            device=options.device,
+            dtypes=options.dtypes.split(","),
+            batches=_numbers("--batches", options.batches),
+            steps=_numbers("--steps", options.steps),
+            seconds=options.seconds,
+            policies=policies,
+            forms=[form for name in presets for form in study_forms(name, options.device)]
+            if options.study
+            else None,
+            recorded=recorded,
             on_progress=status.update,
         )
-    show_rows("Planner", rows, json_file)
+    show_rows("Planner", [{name: row[name] for name in _PLANNER_COLUMNS} for row in rows], None)
+    first = rows[0]
+    sources = {f"{row['preset']}: {row['weights']} weights, {row['inputs']} inputs" for row in rows}
+    console.print(
+        f"{first['scope']}; {first['device_name']}, {first['threads']} threads, torch {first['torch']}, "
+        f"commit {first['commit']}; memory {first['bandwidth_gb_s']:.3g} GB/s; {'; '.join(sorted(sources))}",
+        markup=False,
+        soft_wrap=True,
+    )
+    write_json(options.json_file, results_json(rows))
+
+
+def _recorded_inputs(recordings: Sequence[Path], checkpoint: Path) -> list[Inputs]:
+    """Planner inputs of batch 1 from recorded drives not trained on, through the checkpoint's perception.
+
+    Raises:
+        TickdriveError: the recordings cannot be used, or hold no drive that was kept out of training.
+    """
+    import torch
+
+    from tickdrive.agents.perception.compact_network import CompactPerception
+    from tickdrive.planner.augment import plain_image, plain_lidar
+    from tickdrive.planner.dataset import load_training_data
+    from tickdrive.planner.export import PERCEPTION_FOLDER
+    from tickdrive.planner.policy import DiffusionPolicy
+    from tickdrive.planner.recording import find_recordings
+
+    horizon = DiffusionPolicy.from_pretrained(checkpoint).config.horizon
+    perception, _ = CompactPerception.from_pretrained(checkpoint / PERCEPTION_FOLDER)
+    perception.eval()
+    data = load_training_data(find_recordings(recordings), to_train=False)
+    inputs: list[Inputs] = []
+    generator = torch.Generator().manual_seed(0)
+    for split, samples in data.splits.items():
+        if split == "train":
+            continue
+        chosen = torch.linspace(0, len(samples) - 1, min(RECORDED_SAMPLES, len(samples))).round().long()
+        for index in chosen:
+            batch = samples.select(index[None], torch.device("cpu"))
+            with torch.inference_mode():
+                image, lidar = plain_image(batch.image), plain_lidar(batch.lidar_bev)
+                features, _ = perception(image, lidar, batch.ego_status)
+            inputs.append((features, batch.ego_status, torch.randn(1, horizon, 2, generator=generator)))
+    if not inputs:
+        raise DataError(
+            f"{', '.join(map(str, recordings))}: no drive that was kept out of training.",
+            "Record routes of the validation town, or with --val-every.",
+        )
+    return inputs
 
 
 def log(ticks: int, read_ticks: int, json_file: Path | None) -> None:

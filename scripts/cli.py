@@ -331,6 +331,55 @@ def report(
     command.run(run, out, budget_ms, max_mb)
 
 
+@app.command()
+def profile(
+    preset: Annotated[
+        str | None,
+        typer.Option(help="seed, medium, light, compact, or seed+n_layer=8; random weights."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A shipped name or a checkpoint's folder. Default: compact.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Your planner, as in configs/pdm_server.yaml; random weights."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change --config, e.g. policy.n_layer=8."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="reference, cached and hoisted show their parts; others their stages.")
+    ] = "reference",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Plans at once.", min=1)] = 1,
+    steps: Annotated[int | None, typer.Option(help="DDIM steps. Default: the network's.", min=1)] = None,
+    tokens: Annotated[str, typer.Option(help="VL and reasoning tokens, e.g. 512,7.")] = "",
+    seconds: Annotated[float, typer.Option(help="Measuring time of each form.", min=0.01)] = 1.0,
+    json_file: JsonOption = None,
+) -> None:
+    """Where a plan's milliseconds go, why it takes that long, and what would save what."""
+    from tickdrive.scripts import profile as command
+
+    command.run(
+        command.ProfileOptions(
+            preset=preset,
+            checkpoint=checkpoint,
+            config=config,
+            settings=tuple(settings or ()),
+            engine=engine,
+            device=device,
+            dtype=dtype,
+            batch=batch,
+            steps=steps,
+            tokens=tokens,
+            seconds=seconds,
+            json_file=json_file,
+        )
+    )
+
+
 @bench.command("log")
 def bench_log(
     ticks: Annotated[int, typer.Option(help="Ticks to measure.", min=10)] = 2000,
@@ -347,7 +396,9 @@ def bench_log(
 
 @bench.command("planner")
 def bench_planner(
-    presets: Annotated[str, typer.Option(help="By comma: compact, light, medium, seed.")] = "compact",
+    presets: Annotated[
+        str, typer.Option(help="By comma: compact, light, medium, seed, seed+n_layer=8, …")
+    ] = "compact",
     engines: Annotated[
         str, typer.Option(help="By comma: reference, cached, hoisted, traced (CPU); auto: all of the device.")
     ] = "auto",
@@ -355,13 +406,33 @@ def bench_planner(
     dtypes: Annotated[str, typer.Option(help="By comma: auto, fp32, bf16, fp16.")] = "auto",
     batches: Annotated[str, typer.Option(help="Batch sizes, by comma.")] = "1",
     steps: Annotated[str, typer.Option(help="DDIM steps, by comma.")] = "10",
+    study: Annotated[
+        bool, typer.Option("--study", help="The study's proposals on each preset, instead of combinations.")
+    ] = False,
+    recordings: Annotated[
+        list[Path] | None,
+        typer.Option(help="Recordings: the error of the shipped checkpoint on drives not trained on."),
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Measuring time of each row.", min=0.1)] = 2.0,
     json_file: JsonOption = None,
 ) -> None:
     """The planner's forms side by side: latency, and error against the study's own form."""
     from tickdrive.scripts import bench as command
 
-    command.planner(presets, engines, device, dtypes, batches, steps, seconds, json_file)
+    command.planner(
+        command.PlannerOptions(
+            presets=presets,
+            engines=engines,
+            device=device,
+            dtypes=dtypes,
+            batches=batches,
+            steps=steps,
+            study=study,
+            recordings=tuple(recordings or ()),
+            seconds=seconds,
+            json_file=json_file,
+        )
+    )
 
 
 @bench.command("sim")
