@@ -386,13 +386,13 @@ def _batched(inputs: Sequence[Inputs], batch: int, device: torch.device) -> list
     for first in range(0, len(inputs) - batch + 1, batch):
         part = inputs[first : first + batch]
         features = [item[0] for item in part]
-        tokens = [
+        vl, reasoning, observed = (
             torch.cat([getattr(item, name) for item in features]).to(device)
             for name in ("vl_tokens", "reasoning_tokens", "observation_tokens")
-        ]
+        )
         joined.append(
             (
-                Features(*tokens),
+                Features(vl_tokens=vl, reasoning_tokens=reasoning, observation_tokens=observed),
                 torch.cat([item[1] for item in part]).to(device),
                 torch.cat([item[2] for item in part]).to(device),
             )

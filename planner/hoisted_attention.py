@@ -161,7 +161,7 @@ class MergedDecoder(FoldedDecoder):
         query = self.q[index](slices).unflatten(-1, (self.n_head, -1)).transpose(-2, -3)
         scores = query @ keys
         if key_bias.shape[-1]:
-            scores = scores + key_bias.unsqueeze(-3)
+            scores = scores + (key_bias if key_bias.dim() == 1 else key_bias.unsqueeze(-3))
         seen = scores.softmax(dim=-1) @ values
         return self.out[index](seen.transpose(-2, -3).flatten(-2))
 
