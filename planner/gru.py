@@ -18,7 +18,7 @@ import copy
 import torch
 from torch import nn
 
-from tickdrive.planner.packed import PackedLinear
+from tickdrive.planner.packed import PackedLinear, plain_wanted
 
 
 class FoldedGru(nn.Module):
@@ -27,7 +27,7 @@ class FoldedGru(nn.Module):
     Args:
         gru: torch's, `batch_first`, in at least the precision asked for.
         dtype: to run in.
-        fused: run torch's own call; None for that on CUDA only.
+        fused: run torch's own call; None for that on CUDA, and in what is to be exported.
     """
 
     _recurrent: torch.Tensor
@@ -39,7 +39,7 @@ class FoldedGru(nn.Module):
         weight, recurrent = gru.get_parameter("weight_ih_l0"), gru.get_parameter("weight_hh_l0")
         bias, recurrent_bias = gru.get_parameter("bias_ih_l0"), gru.get_parameter("bias_hh_l0")
         self._fused: nn.GRU | None = None
-        if weight.is_cuda if fused is None else fused:
+        if (weight.is_cuda or plain_wanted()) if fused is None else fused:
             self._fused = copy.deepcopy(gru).to(dtype)
             return
         self._input = PackedLinear(weight, bias + recurrent_bias, dtype)

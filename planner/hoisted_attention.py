@@ -34,7 +34,7 @@ class TwofoldDecoder(FoldedDecoder):
     fold_q: torch.Tensor
     fold_q_bias: torch.Tensor
     fold_out: torch.Tensor
-    out_bias: torch.Tensor
+    out_bias_share: torch.Tensor
 
     def __init__(self, network: TransformerForDiffusion, dtype: torch.dtype) -> None:
         super().__init__(network, dtype)
@@ -65,7 +65,8 @@ class TwofoldDecoder(FoldedDecoder):
         self.keep("fold_q_bias", fold_q_bias / math.sqrt(head_width))
         fold_out = [item.out.weight.t().reshape(heads, head_width, -1) for item in trajectory]
         self.keep("fold_out", torch.stack(fold_out))
-        self.keep("out_bias", torch.stack([item.out.bias for item in trajectory]))
+        out_bias = torch.stack([item.out.bias for item in trajectory])
+        self.keep("out_bias_share", out_bias[:, None, None, None] / heads)
 
     def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
         """See `PlannerEngine.loop_bytes`."""
@@ -76,7 +77,9 @@ class TwofoldDecoder(FoldedDecoder):
     def attend(
         self,
         index: int,
+        tokens: torch.Tensor,
         slices: torch.Tensor,
+        gate: torch.Tensor,
         keys: torch.Tensor,
         key_bias: torch.Tensor,
         values: torch.Tensor,
@@ -84,7 +87,7 @@ class TwofoldDecoder(FoldedDecoder):
         """See `FoldedDecoder.attend`."""
         scores = _product(key_bias, slices, keys)
         weights = scores.view(*slices.shape[:-1], -1, self.n_head).softmax(dim=-2).view(scores.shape)
-        return _product(self.out_bias[index], weights, values)
+        return _product(tokens, weights, values)
 
     def conditions(
         self,
@@ -122,6 +125,8 @@ class TwofoldDecoder(FoldedDecoder):
         key_bias = torch.einsum("lhre,lhe->lrh", key, self.fold_q_bias).reshape(*shape[:3], 1, -1)
         keys = torch.einsum("lhre,lhed->lrhd", key, self.fold_q).reshape(*shape, width)
         values = torch.einsum("lhre,lhed->lrhd", value, self.fold_out).reshape(*shape, width)
+        # a head's weights sum to 1: a share of the bias in each value adds up to the bias
+        values = (values + self.out_bias_share) * modulation[5]
         return modulation[3:], keys.transpose(-1, -2), key_bias, values
 
 
@@ -152,7 +157,9 @@ class MergedDecoder(FoldedDecoder):
     def attend(
         self,
         index: int,
+        tokens: torch.Tensor,
         slices: torch.Tensor,
+        gate: torch.Tensor,
         keys: torch.Tensor,
         key_bias: torch.Tensor,
         values: torch.Tensor,
@@ -163,7 +170,7 @@ class MergedDecoder(FoldedDecoder):
         if key_bias.shape[-1]:
             scores = scores + (key_bias if key_bias.dim() == 1 else key_bias.unsqueeze(-3))
         seen = scores.softmax(dim=-1) @ values
-        return self.out[index](seen.transpose(-2, -3).flatten(-2))
+        return torch.addcmul(tokens, gate, self.out[index](seen.transpose(-2, -3).flatten(-2)))
 
     def history_tokens(
         self,

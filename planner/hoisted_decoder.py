@@ -33,8 +33,8 @@ class Conditions(NamedTuple):
             (L, S, B, H, d / H, M + N).
         key_bias: (L, S, B, 1, M H). Merged attention: (L, S, B, 1, M + N), -inf under padding; the last axis
             is empty where nothing is padded.
-        values: (L, S, B, M H, d) output projection folded in, but for its bias. Merged attention:
-            (L, S, B, H, M + N, d / H).
+        values: (L, S, B, M H, d) output projection and gate folded in. Merged attention:
+            (L, S, B, H, M + N, d / H), nothing folded in.
         state: (S, B, d) of the head's GRU after the history tokens.
     """
 
@@ -110,17 +110,21 @@ class FoldedDecoder(nn.Module, ABC):
     def attend(
         self,
         index: int,
+        tokens: torch.Tensor,
         slices: torch.Tensor,
+        gate: torch.Tensor,
         keys: torch.Tensor,
         key_bias: torch.Tensor,
         values: torch.Tensor,
     ) -> torch.Tensor:
-        """A layer's attention, output projection included.
+        """A layer's attention: output projection, gate and residual included.
 
         Args:
             index: of the layer.
-            slices: (B, T, d), or (T, d): tokens, each head-sized slice divided by its length. That is the
-                slice's RMSNorm but for its sqrt(d_head), which cancels the scores' 1 / sqrt(d_head).
+            tokens: (B, T, d), or (T, d).
+            slices: the same modulated, each head-sized slice divided by its length. That is the slice's
+                RMSNorm but for its sqrt(d_head), which cancels the scores' 1 / sqrt(d_head).
+            gate: of the layer, (B, 1, d), or (d,).
             keys: of the layer, as in `Conditions` without its first axes.
             key_bias: likewise.
             values: likewise.
@@ -279,9 +283,12 @@ class FoldedDecoder(nn.Module, ABC):
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation
         shape = tokens.shape
         slices = _modulate(tokens, shift_a, scale_a).view(*shape[:-1], self.n_head, -1)
-        norm = torch.hypot(torch.linalg.vector_norm(slices, dim=-1, keepdim=True), self.norm_floor)
-        seen = self.attend(index, (slices / norm).view(shape), keys, key_bias, values)
-        tokens = torch.addcmul(tokens, gate_a, seen)
+        norm = torch.linalg.vector_norm(slices, dim=-1, keepdim=True)
+        if torch.onnx.is_in_onnx_export():  # ONNX has no hypot
+            norm = torch.sqrt(norm * norm + self.norm_floor * self.norm_floor)
+        else:
+            norm = torch.hypot(norm, self.norm_floor)
+        tokens = self.attend(index, tokens, (slices / norm).view(shape), gate_a, keys, key_bias, values)
         out = self.down[index](self.up[index](_modulate(tokens, shift_f, scale_f)))
         return torch.addcmul(tokens, gate_f, out)
 

@@ -86,7 +86,8 @@ class HeadRMSNorm(nn.Module):
 def head_rms(tokens: torch.Tensor, n_head: int) -> torch.Tensor:
     """Divide each head-sized slice of (…, d) tokens by its root mean square."""
     slices = tokens.unflatten(-1, (n_head, -1))
-    if tokens.requires_grad:  # torch's kernel, and its gradient's most of all, is slow for short slices
+    # torch's kernel, and its gradient's most of all, is slow for short slices; ONNX has none
+    if tokens.requires_grad or torch.onnx.is_in_onnx_export():
         scale = torch.rsqrt(slices.float().square().mean(-1, keepdim=True) + NORM_EPS)
         return (slices * scale.to(tokens.dtype)).flatten(-2)
     return F.rms_norm(slices, (slices.shape[-1],), eps=NORM_EPS).flatten(-2)

@@ -8,15 +8,19 @@ which is said once in the log. Other devices and dtypes always take `F.linear`.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 log = logging.getLogger(__name__)
+
+_plain = contextvars.ContextVar("plain", default=False)
 
 _ROWS = 8
 """Rows that oneDNN lays the weights out for. Any number then works; all but one give the same layout, and
@@ -46,7 +50,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self._activation = ("gelu", "none") if gelu else ("none", "")
         weight = weight.to(dtype).contiguous()
-        self._packed = weight.device.type == "cpu" and packing_works(dtype)
+        self._packed = weight.device.type == "cpu" and not plain_wanted() and packing_works(dtype)
         if self._packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
         self.register_buffer("weight", weight)
@@ -88,7 +92,7 @@ class LayeredLinear(nn.Module):
     ) -> None:
         super().__init__()
         self._layers: nn.ModuleList | None = None
-        if weights[0].device.type == "cpu" and packing_works(dtype):
+        if weights[0].device.type == "cpu" and not plain_wanted() and packing_works(dtype):
             # one batched product (MKL's) takes twice the time of L packed ones
             self._layers = nn.ModuleList(
                 PackedLinear(weight, bias, dtype) for weight, bias in zip(weights, biases, strict=True)
@@ -103,6 +107,21 @@ class LayeredLinear(nn.Module):
         if self._layers is None:
             return torch.baddbmm(self.bias, tokens, self.weight)
         return torch.stack([layer(rows) for layer, rows in zip(self._layers, tokens.unbind(0), strict=True)])
+
+
+@contextlib.contextmanager
+def plain_products() -> Iterator[None]:
+    """Layers built in this block use operations that every exporter knows, whatever is faster here."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def plain_wanted() -> bool:
+    """Whether a `plain_products` block is open."""
+    return _plain.get()
 
 
 @functools.cache
