@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from tickdrive.planner.engine import Part, PlannerEngine
-from tickdrive.planner.errors import PlannerError
+from tickdrive.planner.engine_cache import policy_hash
+from tickdrive.planner.errors import EngineNotReadyError, PlannerError
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.tracing import Tracer
 from tickdrive.planner.types import Features
+from tickdrive.planner.warmup import measured_choice
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,7 @@ class AutoEngine(PlannerEngine):
     Args:
         policy: what to run.
         candidates: label and builder of each engine, fastest first.
+        measured: likewise, of engines that come first where a measurement has shown them to be the fastest.
     """
 
     name = "auto"
@@ -34,9 +37,12 @@ class AutoEngine(PlannerEngine):
         device: torch.device,
         dtype: torch.dtype,
         candidates: Sequence[tuple[str, Callable[[], PlannerEngine]]],
+        measured: Sequence[tuple[str, Callable[[], PlannerEngine]]] = (),
     ) -> None:
         super().__init__(policy, device, dtype)
+        self._weights = policy_hash(policy)
         self._candidates = list(candidates)
+        self._every = [*candidates, *measured]
         self._fallen: list[str] = []
         self._engine: PlannerEngine = self._next()
 
@@ -52,12 +58,17 @@ class AutoEngine(PlannerEngine):
         batch: int = 1,
         steps: Sequence[int] | None = None,
         runs: int = 3,
+        build: bool = True,
     ) -> None:
-        """See `PlannerEngine.warm_up`; an engine that breaks here is passed over."""
+        """See `PlannerEngine.warm_up`; what `tickdrive warmup` found the fastest here comes first.
+
+        An engine that breaks here, or is not ready and may not be built, is passed over.
+        """
+        self._prefer(measured_choice(self._weights, self.device, self.dtype, batch, n_vl, n_reasoning, steps))
         while True:
             try:
-                return self._engine.warm_up(n_vl, n_reasoning, batch, steps, runs)
-            except (RuntimeError, MemoryError) as error:
+                return self._engine.warm_up(n_vl, n_reasoning, batch, steps, runs, build)
+            except (RuntimeError, MemoryError, EngineNotReadyError) as error:
                 self._replace(error)
 
     def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
@@ -71,6 +82,26 @@ class AutoEngine(PlannerEngine):
     def parts(self) -> tuple[Part, ...]:
         """Its own and those of the engine in use; of the latter, `_sample`'s alone ever run."""
         return *super().parts(), *self._engine.parts()
+
+    @property
+    def plan_note(self) -> str:
+        """See `PlannerEngine.plan_note`; of the engine in use."""
+        return self._engine.plan_note
+
+    def _prefer(self, name: str | None) -> None:
+        """Put an engine before the others, unless it is in use or has broken."""
+        known = dict(self._every)
+        broken = any(reason.startswith(name) for reason in self._fallen) if name else True
+        if name not in known or broken or self._engine.name == name:
+            return
+        others = [item for item in self._every if item[0] in (self._engine.name, *dict(self._candidates))]
+        try:
+            better = known[name]()
+        except (RuntimeError, MemoryError, PlannerError) as error:
+            self._fall(name, error)
+            return
+        self._engine.close()
+        self._engine, self._candidates = better, [item for item in others if item[0] != name]
 
     def _next(self) -> PlannerEngine:
         while self._candidates:

@@ -98,7 +98,7 @@ class BenchmarkRow:
         max_deviation_cm: largest distance of a waypoint from the reference's.
         checked: inputs that the error was taken of.
         inputs: `random`, or `recorded` drives.
-        bandwidth_share: see the module's text.
+        bandwidth_share: see the module's text; None where the loop cannot be told apart.
         bandwidth_gb_s: what reading memory reaches here.
         weights: `random` or `checkpoint`.
         threads: of torch.
@@ -125,7 +125,7 @@ class BenchmarkRow:
     max_deviation_cm: float
     checked: int
     inputs: str
-    bandwidth_share: float
+    bandwidth_share: float | None
     bandwidth_gb_s: float
     weights: str
     threads: int
@@ -340,6 +340,7 @@ def _row(
     spec = form.spec
     n_context = features.vl_tokens.shape[1] + features.reasoning_tokens.shape[1]
     read = form.engine.loop_bytes(spec.batch, spec.steps, n_context) / 1e9
+    loop_ms = _loop_ms(form)
     return BenchmarkRow(
         preset=spec.preset,
         engine=spec.engine,
@@ -359,7 +360,7 @@ def _row(
         max_deviation_cm=100.0 * off_m,
         checked=len(form.checks),
         inputs="recorded" if trained and recorded else "random",
-        bandwidth_share=read / (_loop_ms(form) / 1e3) / bandwidth_gb_s,
+        bandwidth_share=read / (loop_ms / 1e3) / bandwidth_gb_s if loop_ms else None,
         bandwidth_gb_s=bandwidth_gb_s,
         weights="checkpoint" if trained else "random",
         threads=torch.get_num_threads(),
@@ -370,7 +371,7 @@ def _row(
 
 
 def _loop_ms(form: Form) -> float:
-    """The quickest denoising loop of a few plans."""
+    """The quickest denoising loop of a few plans; 0 where the engine does not tell it apart."""
     tracer = Tracer()
     times = []
     for turn in range(LOOP_RUNS):

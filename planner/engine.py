@@ -8,6 +8,7 @@ Life cycle: `build_engine`, `warm_up`, `plan` any number of times, `close`. One 
 | `cached` | `encode_conditions` once, then `decode_trajectory` per step; any dtype |
 | `hoisted` | all that does not depend on the noisy trajectory in one batched pass before the loop (exact) |
 | `traced` | `hoisted` recorded for the shapes that `warm_up` is told, and replayed; CPU only |
+| `onnx` | the hoisted form as one graph of ONNX Runtime, fp32 or INT8; CPU, extra `cpu-int8` |
 | `auto` | the fastest of these that works here; falling back is logged once and stands in `Plan.engine` |
 
 Torch's thread settings are the caller's. Errors in what the caller gives are `PlannerError`s.
@@ -31,7 +32,8 @@ from tickdrive.planner.tracing import Tracer
 from tickdrive.planner.types import Features, Plan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-"""fp64 is for parity tests of exact algebra, on the CPU."""
+DTYPES["int8"] = torch.int8
+"""fp64 is for parity tests of exact algebra, on the CPU; int8 is the onnx engine's."""
 
 Inputs = tuple[Features, torch.Tensor, torch.Tensor]
 """Features, ego status, noise: what `PlannerEngine.plan` takes."""
@@ -71,6 +73,8 @@ class PlannerEngine(ABC):
     name = ""
 
     def __init__(self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> None:
+        if dtype == torch.int8 and self.name != "onnx":
+            raise PlannerError(f"The {self.name} engine was asked to run in int8.", "Engine onnx does.")
         self.config: PolicyConfig = policy.config
         self.device = device
         self.dtype = dtype
@@ -85,6 +89,11 @@ class PlannerEngine(ABC):
         short = next(key for key, value in DTYPES.items() if value == self.dtype)
         return f"{self.name} {short} {self.device}"
 
+    @property
+    def plan_note(self) -> str:
+        """How the last plan was come by, where that was not the engine's own way; else empty."""
+        return ""
+
     def warm_up(
         self,
         n_vl: int = 64,
@@ -92,6 +101,7 @@ class PlannerEngine(ABC):
         batch: int = 1,
         steps: Sequence[int] | None = None,
         runs: int = 3,
+        build: bool = True,
     ) -> None:
         """Plan on made-up inputs, so that the first real plan is as fast as the rest.
 
@@ -101,6 +111,10 @@ class PlannerEngine(ABC):
             batch: plans at once to expect.
             steps: step counts to expect; None for the config's.
             runs: plans for each count.
+            build: whether what takes seconds to build and lies in no cache may be built now.
+
+        Raises:
+            EngineNotReadyError: it would have to be, and may not.
         """
         features, ego_status, noise = example_inputs(
             self.config, batch, n_vl, n_reasoning, self.device, seed=0
@@ -136,7 +150,8 @@ class PlannerEngine(ABC):
         with torch.inference_mode():
             trajectory = self._sample(features, ego_status, noise.to(self.trajectory_dtype), steps, tracer)
             waypoints = self._waypoints(trajectory)
-        return Plan(waypoints_in_ego=waypoints, dt_s=self.config.dt_s, steps=steps, engine=self.label)
+        engine = f"{self.label} ({self.plan_note})" if self.plan_note else self.label
+        return Plan(waypoints_in_ego=waypoints, dt_s=self.config.dt_s, steps=steps, engine=engine)
 
     def _waypoints(self, trajectory: torch.Tensor) -> np.ndarray:
         """Waypoints in metres, on the host and checked, of a normalised trajectory."""
@@ -209,7 +224,7 @@ class PlannerEngine(ABC):
             ("features.vl_mask", features.vl_mask, (batch, features.vl_tokens.shape[1])),
             ("features.reasoning_mask", features.reasoning_mask, (batch, features.reasoning_tokens.shape[1])),
         )
-        allowed = {torch.float32, self.dtype}
+        allowed = {torch.float32, *((self.dtype,) if self.dtype.is_floating_point else ())}
         for name, tensor, shape in wanted:
             if tensor is None:
                 continue
@@ -240,7 +255,7 @@ def build_engine(
     """Build an engine.
 
     Args:
-        name: `auto`, `traced`, `hoisted`, `cached` or `reference`.
+        name: `auto`, `onnx`, `traced`, `hoisted`, `cached` or `reference`.
         policy: trained policy; copied.
         device: torch device, or `auto`: CUDA where there is one.
         dtype: a key of `DTYPES`, a torch dtype, or `auto`: fp16 on CUDA; on the CPU fp32 (measured faster
@@ -252,6 +267,7 @@ def build_engine(
     """
     from tickdrive.planner.auto_engine import AutoEngine
     from tickdrive.planner.hoisted import HoistedEngine
+    from tickdrive.planner.onnx_engine import OnnxEngine
     from tickdrive.planner.stepwise import CachedEngine, ReferenceEngine
     from tickdrive.planner.traced import TracedEngine
 
@@ -260,6 +276,7 @@ def build_engine(
         "cached": CachedEngine,
         "hoisted": HoistedEngine,
         "traced": TracedEngine,
+        "onnx": OnnxEngine,
     }
     if name != "auto" and name not in kinds:
         raise PlannerError(f"There is no planner engine {name!r}.", did_you_mean(name, [*kinds, "auto"]))
@@ -273,7 +290,12 @@ def build_engine(
         ("cached", lambda: CachedEngine(policy, where, kind)),
         ("reference", lambda: ReferenceEngine(policy, where, torch.float32)),
     ]
-    return AutoEngine(policy, where, kind, chain)
+    measured: list[tuple[str, Callable[[], PlannerEngine]]] = [
+        ("onnx", lambda: OnnxEngine(policy, where, kind))
+    ]
+    if where.type != "cpu" or kind != torch.float32:
+        measured = []
+    return AutoEngine(policy, where, kind, chain, measured)
 
 
 def engine_names(device: torch.device) -> tuple[str, ...]:

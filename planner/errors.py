@@ -40,6 +40,10 @@ class PlannerError(TickdriveError):
     """The planner was called wrongly, or its result cannot be driven."""
 
 
+class EngineNotReadyError(PlannerError):
+    """An engine would have to build what takes seconds, and was told not to."""
+
+
 class RouteError(TickdriveError):
     """A route file or a route in it cannot be used."""
 

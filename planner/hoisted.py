@@ -10,8 +10,8 @@ the same number:
 * Query into keys. The query's norm acts on the attention input (`HeadRMSNorm`), so the projection behind
   it is linear: q . k = (W_q n + b_q) . k = n . (W_q^T k) + b_q . k. With M memory tokens that is M H rows
   per layer and step.
-* Output and gate into values. g (sum_hj a_hj (W_o,h v_hj) + b_o) = sum_hj a_hj g (W_o,h v_hj + b_o / H), since
-  each head's weights sum to 1. The residual is then the product's own addend.
+* Output and gate into values. g (sum_hj a_hj (W_o,h v_hj) + b_o) = sum_hj a_hj g (W_o,h v_hj + b_o / H),
+  since each head's weights sum to 1. The residual is then the product's own addend.
 * Norm weights into the projection behind them; the 1 / sqrt(d_head) of the scores cancels the RMSNorm's
   sqrt(d_head).
 

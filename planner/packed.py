@@ -64,6 +64,9 @@ class PackedLinear(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(…, d_in) -> (…, d_out)."""
         name, variant = self._activation
+        if torch.onnx.is_in_onnx_export():  # a product with its weight as the right operand can be quantised
+            out = tokens @ self.weight.t() + self.bias
+            return F.gelu(out) if name == "gelu" else out
         if not self._packed:
             out = F.linear(tokens, self.weight, self.bias)
             return F.gelu(out) if name == "gelu" else out

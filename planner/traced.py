@@ -45,6 +45,12 @@ class TracedEngine(HoistedEngine):
         super().__init__(policy, device, dtype)
         self._traces: dict[Shapes, Stages] = {}
         self._told = False
+        self._note = ""
+
+    @property
+    def plan_note(self) -> str:
+        """See `PlannerEngine.plan_note`."""
+        return self._note
 
     def warm_up(
         self,
@@ -53,6 +59,7 @@ class TracedEngine(HoistedEngine):
         batch: int = 1,
         steps: Sequence[int] | None = None,
         runs: int = 3,
+        build: bool = True,
     ) -> None:
         """See `PlannerEngine.warm_up`; records the stages for these shapes."""
         for count in steps or (self.config.num_inference_steps,):
@@ -60,13 +67,16 @@ class TracedEngine(HoistedEngine):
             shapes = (batch, n_vl, n_reasoning, count)
             if shapes not in self._traces and min(n_vl, n_reasoning) > 0 and not self._closed:
                 self._traces[shapes] = self._trace(shapes)
-        super().warm_up(n_vl, n_reasoning, batch, steps, runs)
+        super().warm_up(n_vl, n_reasoning, batch, steps, runs, build)
 
     def _stages_for(self, features: Features, steps: int) -> Stages:
         shapes = (*features.vl_tokens.shape[:2], features.reasoning_tokens.shape[1], steps)
         padded = features.vl_mask is not None or features.reasoning_mask is not None
         if shapes in self._traces and not padded:
+            self._note = ""
             return self._traces[shapes]
+        reason = "tokens are padded" if padded else f"not warmed up for {shapes}"
+        self._note = f"fell back from the recording: {reason}"
         if not self._told:
             self._told = True
             log.warning(

@@ -86,8 +86,8 @@ def planner(options: PlannerOptions) -> None:
             engines=None if options.engines == "auto" else options.engines.split(","),
             device=options.device,
             dtypes=options.dtypes.split(","),
-            batches=_numbers("--batches", options.batches),
-            steps=_numbers("--steps", options.steps),
+            batches=numbers("--batches", options.batches),
+            steps=numbers("--steps", options.steps),
             seconds=options.seconds,
             policies=policies,
             forms=[form for name in presets for form in study_forms(name, options.device)]
@@ -231,7 +231,12 @@ def accuracy(recordings: Sequence[Path], checkpoint: str, json_file: Path | None
     write_json(json_file, results_json([*plans, *decisions]))
 
 
-def _numbers(option: str, text: str) -> list[int]:
+def numbers(option: str, text: str) -> list[int]:
+    """Whole numbers with commas.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:

@@ -380,6 +380,23 @@ def profile(
     )
 
 
+@app.command()
+def warmup(
+    checkpoint: Annotated[str, typer.Option(help="A shipped name or a checkpoint's folder.")] = "compact",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Plans at once.", min=1)] = 1,
+    steps: Annotated[str, typer.Option(help="Step counts to be ready for, by comma.")] = "10,5,2,1",
+    tokens: Annotated[str, typer.Option(help="VL and reasoning tokens. Default: the checkpoint's.")] = "",
+    threads: Annotated[int, typer.Option(help="As the agent's `threads`; 0: torch's choice.", min=0)] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Build what engines keep on disk, measure them, and let engine `auto` take the fastest from now on."""
+    from tickdrive.scripts import warmup as command
+
+    command.run(checkpoint, device, dtype, batch, steps, tokens, threads, json_file)
+
+
 @bench.command("log")
 def bench_log(
     ticks: Annotated[int, typer.Option(help="Ticks to measure.", min=10)] = 2000,

@@ -70,7 +70,7 @@ def run(options: ProfileOptions) -> None:
 
     device = resolve_device(options.device)
     policy, title, folder = _network(options)
-    tokens = _tokens(options.tokens) or token_counts(policy)
+    tokens = token_pair(options.tokens) or token_counts(policy)
     spec = FormSpec(
         USERS,
         options.engine,
@@ -117,7 +117,12 @@ def _network(options: ProfileOptions) -> tuple[DiffusionPolicy, str, Path | None
     return DiffusionPolicy.from_pretrained(folder), f"checkpoint {name}", folder
 
 
-def _tokens(text: str) -> tuple[int, int] | None:
+def token_pair(text: str) -> tuple[int, int] | None:
+    """Numbers of VL and reasoning tokens out of "512,7"; None for an empty text.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     if not text:
         return None
     try:

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-prepare_environment "sim,vlm,report,rerun,dev"
+prepare_environment "sim,vlm,report,rerun,cpu-int8,dev"
 
 echo "== ruff"
 .venv/bin/ruff check .
