@@ -30,6 +30,7 @@ from tickdrive.planner.engine import (
     example_inputs,
     resolve_device,
     resolve_dtype,
+    runs_in,
 )
 from tickdrive.planner.errors import PlannerError
 from tickdrive.planner.network_config import preset as preset_config
@@ -171,6 +172,7 @@ def study_forms(preset: str, device: str | torch.device = "auto") -> list[FormSp
     forms = [FormSpec(preset, name) for name in engines]
     forms += [FormSpec(preset, "reference", steps=100)]
     forms += [FormSpec(preset, "hoisted", "bf16")]
+    forms += [FormSpec(preset, "onnx", "int8")] if "onnx" in engines else []
     forms += [FormSpec(preset, engines[-1], steps=count) for count in (5, 2, 1)]
     forms += [FormSpec(preset, engines[-1], batch=count) for count in (2, 4, 8)]
     for change in proposals(preset_config(preset)):
@@ -223,6 +225,7 @@ def run_planner_benchmark(
         kinds = engines or engine_names(where)
         product = itertools.product(presets, batches, steps, kinds, dtypes)
         forms = [FormSpec(name, kind, dtype, batch, count) for name, batch, count, kind, dtype in product]
+        forms = [form for form in forms if _runs(form, where)] or forms
     built = distinct(build_forms(forms, where, policies, tokens, recorded, on_progress))
     if on_progress:
         on_progress(f"measuring {len(built)} forms in turn")
@@ -399,6 +402,12 @@ def _batched(inputs: Sequence[Inputs], batch: int, device: torch.device) -> list
             )
         )
     return joined
+
+
+def _runs(form: FormSpec, device: torch.device) -> bool:
+    """Whether the engine knows the dtype; the reference always runs, in fp32."""
+    kind = resolve_dtype(form.dtype, device, form.engine)
+    return form.engine in ("reference", "auto") or runs_in(form.engine, kind)
 
 
 def _dtype_name(dtype: str, device: torch.device, engine: str) -> str:

@@ -17,6 +17,7 @@ Torch's thread settings are the caller's. Errors in what the caller gives are `P
 from __future__ import annotations
 
 import copy
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -300,7 +301,19 @@ def build_engine(
 
 def engine_names(device: torch.device) -> tuple[str, ...]:
     """Names of the engines that run on a device, slowest first."""
-    return "reference", "cached", "hoisted", *(("traced",) if device.type == "cpu" else ())
+    names = ["reference", "cached", "hoisted"]
+    if device.type == "cpu":
+        names.append("traced")
+        if all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime")):
+            names.append("onnx")
+    return tuple(names)
+
+
+def runs_in(engine: str, dtype: torch.dtype) -> bool:
+    """Whether an engine runs in a dtype."""
+    if engine == "onnx":
+        return dtype in (torch.float32, torch.int8)
+    return dtype != torch.int8 and (engine != "reference" or dtype in (torch.float32, torch.float64))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
