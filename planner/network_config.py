@@ -188,7 +188,7 @@ class EngineConfig:
     """What runs the network.
 
     Attributes:
-        name: `auto`, `traced`, `hoisted`, `cached` or `reference`.
+        name: `auto`, `onnx`, `traced`, `hoisted`, `cached` or `reference`.
         device: a torch device, or `auto` (CUDA where there is one).
         dtype: `fp32`, `bf16`, `fp16`, or `auto` (fp16 on CUDA, fp32 on the CPU).
     """

@@ -46,19 +46,19 @@ class PlannerOptions:
     json_file: Path | None
 
 
-_PLANNER_COLUMNS = (
-    "preset",
-    "engine",
-    "dtype",
-    "batch",
-    "steps",
-    "p50_ms",
-    "p99_ms",
-    "rel_err",
-    "max_deviation_cm",
-    "bandwidth_share",
-)
-"""What fits a table; the JSON has the rest."""
+_PLANNER_COLUMNS = {
+    "preset": "preset",
+    "engine": "engine",
+    "dtype": "dtype",
+    "batch": "batch",
+    "steps": "steps",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "rel_err": "rel err",
+    "max_deviation_cm": "max cm",
+    "bandwidth_share": "bw",
+}
+"""What fits a table, and as what; the JSON has the rest."""
 
 
 def planner(options: PlannerOptions) -> None:
@@ -96,7 +96,8 @@ def planner(options: PlannerOptions) -> None:
             recorded=recorded,
             on_progress=status.update,
         )
-    show_rows("Planner", [{name: row[name] for name in _PLANNER_COLUMNS} for row in rows], None)
+    shown = [{title: row[name] for name, title in _PLANNER_COLUMNS.items()} for row in rows]
+    show_rows("Planner", shown, None)
     first = rows[0]
     sources = {f"{row['preset']}: {row['weights']} weights, {row['inputs']} inputs" for row in rows}
     console.print(
