@@ -148,7 +148,8 @@ def _warm_up(extractor: FeatureExtractor, engine: PlannerEngine, step_counts: tu
     inputs = extractor.example_inputs()
     features, _ = extractor.extract(inputs)
     n_vl, n_reasoning = features.vl_tokens.shape[1], features.reasoning_tokens.shape[1]
-    engine.warm_up(n_vl=n_vl, n_reasoning=n_reasoning, steps=step_counts)
+    # what is not built by now (`tickdrive warmup`) is not built in a watched setup
+    engine.warm_up(n_vl=n_vl, n_reasoning=n_reasoning, steps=step_counts, build=False)
     _, status, noise = example_inputs(engine.config, 1, n_vl, n_reasoning, engine.device, seed=0)
     return WarmTiming(
         features_ms=_median_ms(lambda: extractor.extract(inputs)),
