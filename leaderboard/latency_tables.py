@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -24,8 +24,16 @@ def latency_table(summary: LatencySummary, title: str = "Tick latency by stage, 
         table.add_section()
         _row(table, summary.outside, "outside the agent")
     missed = f"{summary.misses} of {summary.ticks} ticks ({100.0 * summary.miss_share:.1f} %)"
-    table.caption = f"{missed} missed the {summary.budget_ms:g} ms budget"
+    table.caption = (
+        f"{missed} missed the {summary.budget_ms:g} ms budget\n"
+        f"how plans were come by: {counted(summary.rungs)}; guarded {summary.guarded}"
+    )
     return table
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """``name count, name count``."""
+    return ", ".join(f"{name or 'none'} {count}" for name, count in counts.items())
 
 
 def longest_table(ticks: Sequence[LongTick]) -> Table:

@@ -14,6 +14,7 @@ from tickdrive.leaderboard.latency import LatencySummary, summarize
 from tickdrive.leaderboard.latency_diff import LatencyDiff, compare
 from tickdrive.leaderboard.latency_limits import check_limits, parse_limit
 from tickdrive.leaderboard.latency_tables import (
+    counted,
     diff_table,
     latency_table,
     letters,
@@ -105,8 +106,7 @@ def _read(path: Path) -> TickTable:
 def _show_one(table: TickTable, summary: LatencySummary) -> dict[str, Any]:
     """What a log tells beside the table by stage; all of it for machines."""
     longest = longest_ticks(table)
-    console.print(f"how plans were come by: {_counted(summary.rungs)}; guarded {summary.guarded}")
-    console.print(f"engines: {_counted(summary.engines)}", markup=False, soft_wrap=True)
+    console.print(f"engines: {counted(summary.engines)}", markup=False, soft_wrap=True)
     console.print(longest_table(longest))
     return {
         **summary.to_json(),
@@ -114,10 +114,6 @@ def _show_one(table: TickTable, summary: LatencySummary) -> dict[str, Any]:
         "damage": list(table.damage),
         "longest": [tick.to_json() for tick in longest],
     }
-
-
-def _counted(counts: Any) -> str:
-    return ", ".join(f"{name or 'none'} {count}" for name, count in counts.items())
 
 
 def _export_parquet(log: Path, path: Path) -> None:
