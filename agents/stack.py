@@ -209,6 +209,7 @@ class DrivingStack:
             frame=front.ego.frame,
             sim_s=front.ego.sim_s,
             image=front.observation.images.get(self._config.rig.planning_camera),
+            points_in_ego=front.points_in_ego,
             ego=front.ego,
             guidance=front.guidance,
             plan=None if driven.plan is None else driven.plan.plan,

@@ -21,6 +21,7 @@ class TickOutput:
         frame: simulator frame.
         sim_s: simulated time.
         image: (H, W, 3) uint8 BGR of the planning camera, or None.
+        points_in_ego: (N, 3) LiDAR points of the last rotation, metres; empty where there are none.
         ego: where the ego is believed to be.
         guidance: the route's wish.
         plan: the plan that was driven, (1, T, 2) in the present ego frame, or None.
@@ -39,6 +40,7 @@ class TickOutput:
     frame: int
     sim_s: float
     image: np.ndarray | None
+    points_in_ego: np.ndarray
     ego: EgoState
     guidance: RouteGuidance
     plan: Plan | None

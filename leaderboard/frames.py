@@ -1,4 +1,4 @@
-"""Keeps camera pictures of a drive for its report: a few a second, and every moment that one asks about.
+"""Keeps what a drive saw, pictures and LiDAR points: a few a second, and every moment that one asks about.
 
 Encoding and writing happen on a thread of their own. What the drive pays is one entry in a bounded queue.
 """
@@ -21,14 +21,22 @@ from tickdrive.leaderboard.results import RouteRecord
 _LOGGER = logging.getLogger(__name__)
 FRAMES_FOLDER = "frames"
 FRAME_NAME = re.compile(r"(\d+)\.jpg")
+LIDAR_NAME = re.compile(r"(\d+)\.lidar\.npz")
+LIDAR_UNIT_M = 0.01
+"""Points are kept as 16-bit integers of this unit: +-327 m."""
+_LIDAR_THINNING = 4
 _QUEUE_LENGTH = 64
 """Pictures that may wait: 3 s of ticks that all miss the budget, 33 MB."""
 _JPEG_QUALITY = 75
 _DRAIN_TIMEOUT_S = 30.0
+_Kept = tuple[int, np.ndarray, np.ndarray | None]
+"""Frame, picture, points."""
 
 
 class FrameWriter:
-    """Writes pictures as ``<folder>/<frame>.jpg`` on a background thread.
+    """Writes ``<folder>/<frame>.jpg`` and ``<frame>.lidar.npz`` on a background thread.
+
+    The latter hold `points_in_ego`, (N, 3) int16 centimetres, every fourth point that the agent had.
 
     Args:
         folder: made here; pictures of an earlier drive in it are removed.
@@ -48,24 +56,27 @@ class FrameWriter:
         self._failed = False
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            if FRAME_NAME.fullmatch(path.name):
+            if FRAME_NAME.fullmatch(path.name) or LIDAR_NAME.fullmatch(path.name):
                 path.unlink()
-        self._queue: queue.Queue[tuple[int, np.ndarray] | None] = queue.Queue(_QUEUE_LENGTH)
+        self._queue: queue.Queue[tuple[int, np.ndarray, np.ndarray | None] | None] = queue.Queue(
+            _QUEUE_LENGTH
+        )
         self._thread = threading.Thread(target=self._work, name="frames", daemon=True)
         self._thread.start()
 
-    def add(self, frame: int, image: np.ndarray) -> None:
+    def add(self, frame: int, image: np.ndarray, points_in_ego: np.ndarray | None = None) -> None:
         """Keep one picture, or count it as dropped; never waits.
 
         Args:
             frame: the simulator's frame.
             image: (H, W, 3) uint8 BGR; it is not copied and must not change.
+            points_in_ego: (N, 3) LiDAR points [m], likewise; None or empty where there are none.
         """
         if self._failed:
             self.dropped += 1
             return
         try:
-            self._queue.put_nowait((frame, image))
+            self._queue.put_nowait((frame, image, points_in_ego))
         except queue.Full:
             self.dropped += 1
 
@@ -84,7 +95,7 @@ class FrameWriter:
             if self._failed:
                 self.dropped += 1
                 continue
-            frame, image = item
+            frame, image, points_in_ego = item
             try:
                 # contiguous: the agent's picture is a view without the alpha channel
                 ok, data = cv2.imencode(
@@ -94,15 +105,22 @@ class FrameWriter:
                     raise OSError("OpenCV could not encode it")
                 (self.folder / f"{frame}.jpg").write_bytes(data.tobytes())
                 self.written += 1
+                if points_in_ego is not None and len(points_in_ego):
+                    kept = np.clip(points_in_ego[::_LIDAR_THINNING] / LIDAR_UNIT_M, -32767, 32767)
+                    np.savez_compressed(self._lidar(frame), points_in_ego=kept.round().astype(np.int16))
             except (OSError, cv2.error) as error:
-                (self.folder / f"{frame}.jpg").unlink(missing_ok=True)  # a torn picture is none
+                for path in (self.folder / f"{frame}.jpg", self._lidar(frame)):
+                    path.unlink(missing_ok=True)  # what is torn is none
                 self._failed = True
                 self.dropped += 1
                 _LOGGER.warning("no more camera pictures in %s: %s", self.folder, error)
 
+    def _lidar(self, frame: int) -> Path:
+        return self.folder / f"{frame}.lidar.npz"
+
 
 class FrameKeeper(Observer):
-    """Keeps the planning camera's pictures: at a steady rate, at every miss and at every infraction.
+    """Keeps what the agent saw, at a steady rate, at every miss and at every infraction.
 
     Agents that do not say what they saw (no `last` with an `image`) leave no pictures.
 
@@ -145,7 +163,7 @@ class FrameKeeper(Observer):
             return
         due = tick.sim_s >= self._next_s
         if due or tick.events or trace.total_ms > self._budget_ms:
-            self._writer.add(output.frame, image)
+            self._writer.add(output.frame, image, getattr(output, "points_in_ego", None))
         if due:
             self._next_s = tick.sim_s + self._period_s - 1e-6  # ticks are 0.05 s apart only up to rounding
 

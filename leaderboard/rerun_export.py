@@ -3,8 +3,8 @@
 Timelines `sim` (simulated time) and `tick`. Entities: `latency/…` milliseconds of the total, every stage and
 the budget; `reasoning/…` probabilities; `ego/…` speed and control; `map/driven` the way driven, coloured by
 latency, `map/ego` and `map/plan` in the world frame (x right, y down: CARLA's map seen from above);
-`camera` where the run has a `frames` folder; `events` misses and rungs. LiDAR and plans not taken are in no
-log, so they are not here either.
+`camera` and `lidar` (ego frame, y turned to the left as the viewer is right-handed) where the run has a
+`frames` folder; `events` misses and rungs. The planner samples one plan a tick: there are no others to show.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tickdrive.agents.tick_log import iter_ticks
+from tickdrive.leaderboard.frames import FRAMES_FOLDER, LIDAR_UNIT_M
 from tickdrive.leaderboard.tick_table import TickTable, read_table
 from tickdrive.planner.errors import DataError
 
@@ -35,12 +36,14 @@ class Recorded:
         ticks: of the log.
         plans: ticks with a plan.
         images: camera frames.
+        lidars: ticks with LiDAR points.
         damage: what was wrong with the log.
     """
 
     ticks: int
     plans: int
     images: int
+    lidars: int
     damage: tuple[str, ...]
 
 
@@ -72,6 +75,7 @@ def write_rerun(run: Path, path: Path, budget_ms: float) -> Recorded:
             _send_table(rr, stream, table, budget_ms)
             plans = _send_plans(rr, stream, table)
             images = _send_images(rr, stream, table)
+            lidars = _send_lidar(rr, stream, table)
             stream.flush()
             stream.disconnect()
             os.replace(temporary, path)
@@ -80,7 +84,7 @@ def write_rerun(run: Path, path: Path, budget_ms: float) -> Recorded:
             f"Recording {path} cannot be written: {error.strerror}.",
             "Name a file in a folder that can be written.",
         ) from error
-    return Recorded(len(table), plans, images, table.damage)
+    return Recorded(len(table), plans, images, lidars, table.damage)
 
 
 def _send_table(rr: Any, stream: Any, table: TickTable, budget_ms: float) -> None:
@@ -148,7 +152,7 @@ def _send_reasoning(
 
 def _send_images(rr: Any, stream: Any, table: TickTable) -> int:
     """The camera's frames, where they were kept. Returns how many."""
-    folder = table.path.parent / "frames"
+    folder = table.path.parent / FRAMES_FOLDER
     sent = 0
     for index, frame in enumerate(table.frame):
         path = folder / f"{frame}.jpg"
@@ -156,6 +160,22 @@ def _send_images(rr: Any, stream: Any, table: TickTable) -> int:
             continue
         image = rr.EncodedImage.columns(blob=[path.read_bytes()], media_type=["image/jpeg"])
         stream.send_columns("camera", _times(rr, table, np.array([index])), image)
+        sent += 1
+    return sent
+
+
+def _send_lidar(rr: Any, stream: Any, table: TickTable) -> int:
+    """The LiDAR's points, where they were kept. Returns of how many ticks."""
+    folder = table.path.parent / FRAMES_FOLDER
+    sent = 0
+    for index, frame in enumerate(table.frame):
+        path = folder / f"{frame}.lidar.npz"
+        if not path.exists():
+            continue
+        with np.load(path, allow_pickle=False) as kept:
+            points = kept["points_in_ego"].astype(np.float32) * LIDAR_UNIT_M
+        columns = rr.Points3D.columns(positions=points * np.array([1.0, -1.0, 1.0], np.float32))
+        stream.send_columns("lidar", _times(rr, table, np.array([index])), columns.partition([len(points)]))
         sent += 1
     return sent
 
@@ -193,6 +213,7 @@ def _blueprint() -> Any:
     latency = rrb.TimeSeriesView(name="latency, ms", origin="latency")
     beside = rrb.Vertical(
         rrb.Spatial2DView(name="camera", origin="camera"),
+        rrb.Spatial3DView(name="LiDAR", origin="lidar"),
         rrb.TimeSeriesView(name="reasoning", origin="reasoning"),
         rrb.TimeSeriesView(name="ego", origin="ego"),
         rrb.TextLogView(name="misses and rungs", origin="events"),

@@ -19,5 +19,6 @@ def run(run_folder: Path, out: Path | None, budget_ms: float) -> None:
     for damage in recorded.damage:
         error_console.print(damage, style="yellow", markup=False, soft_wrap=True)
     pictures = f"{recorded.images} camera frames" if recorded.images else "no camera frames (no frames/*.jpg)"
-    console.print(f"{recorded.ticks} ticks, {recorded.plans} plans, {pictures}; LiDAR is not logged")
+    lidar = f"LiDAR of {recorded.lidars} ticks" if recorded.lidars else "no LiDAR (no frames/*.lidar.npz)"
+    console.print(f"{recorded.ticks} ticks, {recorded.plans} plans, {pictures}, {lidar}")
     console.print(f"  {path}   open it with: rerun {path}", markup=False, soft_wrap=True)

@@ -51,6 +51,17 @@ def test_two_a_second_and_every_miss_and_infraction_are_kept(tmp_path):
     assert picture.shape == IMAGE.shape and np.abs(picture.astype(int) - IMAGE).max() < 12
 
 
+def test_the_lidars_points_are_kept_beside_the_picture(tmp_path):
+    one = tick(3)
+    points = np.random.default_rng(0).uniform(-60.0, 60.0, (400, 3)).astype(np.float32)
+    one.agent.last.points_in_ego = points
+    drive(FrameKeeper(tmp_path, budget_ms=50.0), [one])
+    with np.load(tmp_path / "frames" / "3.lidar.npz", allow_pickle=False) as kept:
+        assert np.abs(kept["points_in_ego"] * frames.LIDAR_UNIT_M - points[::4]).max() <= 0.0051
+    drive(FrameKeeper(tmp_path, budget_ms=50.0), [tick(5)])  # a later drive's folder begins empty
+    assert [path.name for path in (tmp_path / "frames").iterdir()] == ["5.jpg"]
+
+
 def test_each_route_of_an_evaluation_has_its_own_folder_and_starts_empty(tmp_path):
     keeper = FrameKeeper(tmp_path, budget_ms=50.0, by_route=True)
     drive(keeper, [tick(frame) for frame in range(1, 30)])

@@ -37,8 +37,10 @@ def test_the_recording_holds_what_the_log_says(tmp_path):
     (tmp_path / "frames").mkdir()
     for frame in (20, 45, 99_999):
         cv2.imwrite(str(tmp_path / "frames" / f"{frame}.jpg"), np.full((8, 16, 3), 128, np.uint8))
+    points = np.array([[100, -250, 30], [2000, 400, -10]], np.int16)
+    np.savez_compressed(tmp_path / "frames" / "20.lidar.npz", points_in_ego=points)
     recorded = write_rerun(tmp_path, tmp_path / "drive.rrd", budget_ms=30.0)
-    assert (recorded.ticks, recorded.plans, recorded.images) == (50, 49, 2)
+    assert (recorded.ticks, recorded.plans, recorded.images, recorded.lidars) == (50, 49, 2, 1)
     rows = read_back(tmp_path / "drive.rrd")
     ticks = list(iter_ticks(log))
 
@@ -63,6 +65,8 @@ def test_the_recording_holds_what_the_log_says(tmp_path):
     assert [at.total_seconds() for at in rows["/camera|sim"]] == [0.0, 1.25]
     blob = values("camera", "EncodedImage:blob")[0][0]
     assert bytes(blob) == (tmp_path / "frames" / "20.jpg").read_bytes()
+    (shown,) = values("lidar", "Points3D:positions")
+    assert shown == [pytest.approx(p, abs=1e-4) for p in ([1.0, 2.5, 0.3], [20.0, -4.0, -0.1])]
     assert any("safe_stop" in text[0] for text in values("events", "TextLog:text"))
     assert len(values("map/driven", "Points2D:positions")[0]) == 50
 
@@ -72,7 +76,7 @@ def test_the_command_says_what_is_in_it(tmp_path):
     command = [sys.executable, "-m", "tickdrive.scripts.cli", "rerun", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "10 ticks, 10 plans, no camera frames" in done.stdout and "LiDAR is not logged" in done.stdout
+    assert "10 ticks, 10 plans, no camera frames" in done.stdout and "no LiDAR" in done.stdout
     assert (tmp_path / "drive.rrd").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive.rrd", "ticks.jsonl"]
 
