@@ -172,7 +172,9 @@ def _push(
     body.yaw_rate += (rx * jy - ry * jx) * inverse_inertia
     if body.kind == _WALKER:
         body.blocked = 1
-        if math.hypot(change_x, change_y) > KNOCKED_BY_MPS:
+        # by a blow, or by being pushed along faster than legs go
+        pushed = math.hypot(body.vx, body.vy) - body.walk_speed
+        if max(math.hypot(change_x, change_y), pushed) > KNOCKED_BY_MPS:
             body.knocked_s = KNOCKED_S
 
 
