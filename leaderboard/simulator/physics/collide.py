@@ -26,6 +26,7 @@ PUSH_OUT = 0.6
 # what overlaps less in height is driven over: debris, kerbs, the gap below a bumper
 CLEARANCE_M = 0.2
 KNOCKED_BY_MPS = 1.5
+PUSHED_OVER_MPS = 0.3
 KNOCKED_S = 10.0
 CELL_M = 12.0
 
@@ -173,8 +174,8 @@ def _push(
     if body.kind == _WALKER:
         body.blocked = 1
         # by a blow, or by being pushed along faster than legs go
-        pushed = math.hypot(body.vx, body.vy) - body.walk_speed
-        if max(math.hypot(change_x, change_y), pushed) > KNOCKED_BY_MPS:
+        pushed_mps = math.hypot(body.vx, body.vy) - body.walk_speed
+        if math.hypot(change_x, change_y) > KNOCKED_BY_MPS or pushed_mps > PUSHED_OVER_MPS:
             body.knocked_s = KNOCKED_S
 
 
