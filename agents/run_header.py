@@ -39,7 +39,7 @@ def run_header(config: Any, engine: str, route: str = "") -> dict[str, Any]:
         **({"status_layout": STATUS_LAYOUT} if isinstance(config, AgentConfig) else {}),
         "hardware": {
             "cpu": _cpu_name(),
-            "cores": _usable_cores(),
+            "cores": usable_cores(),
             "torch_threads": torch.get_num_threads() if torch else None,
             "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
             "driver": _driver(),
@@ -51,7 +51,8 @@ def run_header(config: Any, engine: str, route: str = "") -> dict[str, Any]:
     }
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import statistics
 import threading
 import time
@@ -19,6 +18,7 @@ import torch
 
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.perception.base import FeatureExtractor, load_extractor
+from tickdrive.agents.run_header import usable_cores
 from tickdrive.planner.engine import PlannerEngine, build_engine, example_inputs
 from tickdrive.planner.errors import CheckpointError, did_you_mean
 from tickdrive.planner.policy import DiffusionPolicy
@@ -131,8 +131,7 @@ def _spare_cores() -> int:
     Simulator and evaluator need one: a torch thread whose core is taken by another process is waited for by
     all others, spinning, and a tick of 30 ms was seen to take 5 s. More than four do not help small networks.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores - 1, 1), 4)
+    return min(max(usable_cores() - 1, 1), 4)
 
 
 def _step_counts(config: AgentConfig) -> tuple[int, ...]:

@@ -82,6 +82,7 @@ class PlannerEngine(ABC):
         # x_t and the scheduler: never narrower than fp32
         self.trajectory_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self._closed = False
+        self._note = ""
         self._normalizer = copy.deepcopy(policy.normalizer).to(device)
 
     @property
@@ -93,7 +94,7 @@ class PlannerEngine(ABC):
     @property
     def plan_note(self) -> str:
         """How the last plan was come by, where that was not the engine's own way; else empty."""
-        return ""
+        return self._note
 
     def warm_up(
         self,

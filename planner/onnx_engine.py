@@ -53,12 +53,6 @@ class OnnxEngine(PlannerEngine):
         self._weights = policy_hash(self._policy)
         self._sessions: dict[Shapes, Any] = {}
         self._plain: HoistedEngine | None = None
-        self._note = ""
-
-    @property
-    def plan_note(self) -> str:
-        """See `PlannerEngine.plan_note`."""
-        return self._note
 
     def warm_up(
         self,

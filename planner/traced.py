@@ -45,12 +45,6 @@ class TracedEngine(HoistedEngine):
         super().__init__(policy, device, dtype)
         self._traces: dict[Shapes, Stages] = {}
         self._told = False
-        self._note = ""
-
-    @property
-    def plan_note(self) -> str:
-        """See `PlannerEngine.plan_note`."""
-        return self._note
 
     def warm_up(
         self,
