@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.status import STATUS_LAYOUT
 from tickdrive.planner.config import config_hash, to_dict
+from tickdrive.planner.source import source_commit
 
 _PACKAGES = ("tickdrive", "carla", "torch", "numpy", "diffusers", "transformers")
 
@@ -45,7 +45,7 @@ def run_header(config: Any, engine: str, route: str = "") -> dict[str, Any]:
             "driver": _driver(),
         },
         "versions": versions,
-        "commit": commit_of(Path(__file__).resolve().parent),
+        "commit": source_commit(),
         "config_hash": config_hash(config),
         "config": to_dict(config),
     }
@@ -76,19 +76,3 @@ def _driver() -> str | None:
         return None
     found = re.search(r"\b\d+\.\d+(?:\.\d+)?\b", text)
     return found.group() if found else None
-
-
-def commit_of(folder: Path) -> str | None:
-    """Commit of the source tree that a folder is in; None where it is in none."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

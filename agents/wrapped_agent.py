@@ -26,11 +26,12 @@ try:
     from tickdrive.agents.agent_meter import AgentMeter
     from tickdrive.agents.ego_locator import EgoLocator
     from tickdrive.agents.route_log import SetupArgument, route_log_path
-    from tickdrive.agents.run_header import commit_of, run_header
+    from tickdrive.agents.run_header import run_header
     from tickdrive.agents.tick_log import TickLog
     from tickdrive.agents.wrapped_config import AGENT_VARIABLE, WrappedConfig, load_wrapped_config
     from tickdrive.leaderboard.agent_loading import AgentSpec, build_agent, load_agent_class
     from tickdrive.planner.errors import ConfigError
+    from tickdrive.planner.source import source_commit
 except ModuleNotFoundError as error:
     if error.name != "tickdrive":
         raise
@@ -233,7 +234,7 @@ class _Wrapping:
             if config.tick_log.enabled:
                 _LOGGER.warning("%s is not logged: set SAVE_PATH or tick_log.dir", name)
             return None
-        source = {"name": name, "commit": commit_of(Path(config.agent).resolve().parent)}
+        source = {"name": name, "commit": source_commit(Path(config.agent).resolve().parent)}
         return TickLog(path, {**run_header(config, name, self._save_name), "agent": source})
 
     def _locate(self, input_data: Any, sim_s: float) -> dict[str, Any]:

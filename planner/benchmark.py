@@ -37,11 +37,11 @@ from tickdrive.planner.network_config import preset as preset_config
 from tickdrive.planner.network_config import proposals
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.random_weights import randomize
+from tickdrive.planner.source import source_commit
 from tickdrive.planner.timing import (
     device_name,
     driver_version,
     memory_bandwidth_gb_s,
-    source_commit,
     take_turns,
 )
 from tickdrive.planner.tracing import Tracer
@@ -369,7 +369,7 @@ def _row(
         threads=torch.get_num_threads(),
         scope=SCOPE,
         torch=torch.__version__,
-        commit=source_commit(),
+        commit=source_commit() or "unknown",
     )
 
 

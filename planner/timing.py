@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import random
 import re
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,14 +82,3 @@ def driver_version(device: torch.device) -> str | None:
         return None
     found = re.search(r"\b\d+\.\d+(?:\.\d+)?\b", text)
     return found.group() if found else None
-
-
-def source_commit() -> str:
-    """Short hash of the source's commit, `+` behind it where files differ; `unknown` outside a checkout."""
-    folder = str(Path(__file__).resolve().parent)
-    command = ["git", "-C", folder, "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip() or "unknown"

@@ -249,7 +249,8 @@ def _as_json(found: Diagnosis, title: str, tokens: tuple[int, int], device: str)
     import torch
 
     from tickdrive.planner.benchmark import SCOPE
-    from tickdrive.planner.timing import device_name, driver_version, source_commit
+    from tickdrive.planner.source import source_commit
+    from tickdrive.planner.timing import device_name, driver_version
 
     where = torch.device(device)
     profile = found.profile
@@ -265,7 +266,7 @@ def _as_json(found: Diagnosis, title: str, tokens: tuple[int, int], device: str)
         "driver": driver_version(where),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "commit": source_commit(),
+        "commit": source_commit() or "unknown",
         "scope": SCOPE,
         "p50_ms": found.p50_ms,
         "plan_ms": profile.plan_ms,

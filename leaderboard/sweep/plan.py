@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tickdrive.agents.config import AgentConfig, LatencyConfig, TickLogConfig
-from tickdrive.agents.run_header import commit_of
 from tickdrive.agents.shared_models import resolve_checkpoint
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.routes import Route
@@ -18,6 +17,7 @@ from tickdrive.planner.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from tickdrive.planner.config import config_hash, to_dict
 from tickdrive.planner.errors import ConfigError, DataError
 from tickdrive.planner.files import write_atomically
+from tickdrive.planner.source import source_commit
 
 COMPENSATED_FROM_MS = 200.0
 """From here on compensation for latency is tried on and off; below, a tick or two, it is as `on` says."""
@@ -145,7 +145,7 @@ class Manifest:
             evaluation_hash=config_hash(scoring),
             checkpoint=_checkpoint_hash(agent) if agent.planner.kind == "diffusion" else "",
             routes={route.id: _route_hash(route) for route in routes},
-            commit=commit_of(Path(__file__).resolve().parent),
+            commit=source_commit(),
         )
 
     def differences(self, other: Manifest) -> list[str]:
