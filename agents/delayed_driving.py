@@ -15,10 +15,9 @@ from tickdrive.agents.control import Control, TrajectoryFollower
 from tickdrive.agents.latency_model import Applied, LatencyModel
 from tickdrive.agents.plans import PlanToDrive
 from tickdrive.agents.tick_log import LatencyRecord
-from tickdrive.agents.types import EgoState
+from tickdrive.agents.types import TICK_S, EgoState
 
 SAFE_STOP_BRAKE = 0.6
-_TICK_S = 0.05
 
 
 @dataclass
@@ -85,7 +84,7 @@ class DelayedDriving:
             ego: now.
             elapsed_us: wall time since `run_step` was entered.
         """
-        delta_s = _TICK_S if self._last_sim_s is None else min(max(ego.sim_s - self._last_sim_s, 0.001), 1.0)
+        delta_s = TICK_S if self._last_sim_s is None else min(max(ego.sim_s - self._last_sim_s, 0.001), 1.0)
         if made is not None or self._config.busy != "hold":
             self._last_sim_s = ego.sim_s
         if made is not None:

@@ -15,9 +15,8 @@ from tickdrive.agents.carla_control import vehicle_control
 from tickdrive.agents.control import TrajectoryFollower
 from tickdrive.agents.expert import Expert, ExpertPlan
 from tickdrive.agents.expert_scene import ExpertScene, find_stop_lines, read_scene
+from tickdrive.agents.types import TICK_S
 from tickdrive.leaderboard.autonomous_agent import PrivilegedAgent, Track
-
-TICK_S = 0.05
 
 
 def get_entry_point() -> str:

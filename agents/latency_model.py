@@ -20,10 +20,9 @@ from typing import Generic, TypeVar
 
 from tickdrive.agents.config import LatencyConfig
 from tickdrive.agents.tick_log import LatencyRecord, read_log
+from tickdrive.agents.types import TICK_US
 from tickdrive.planner.errors import DataError
 
-TICK_US = 50_000
-"""One tick of the leaderboards: 20 Hz."""
 _SNAP_US = 1_000
 _LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -20,14 +20,14 @@ import numpy as np
 from tickdrive.agents.carla_control import vehicle_control
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.expert import ExpertPlan
-from tickdrive.agents.expert_agent import TICK_S, ExpertAgent
+from tickdrive.agents.expert_agent import ExpertAgent
 from tickdrive.agents.expert_scene import ExpertScene, read_scene
 from tickdrive.agents.front_end import FrontEnd, FrontEndOutput
 from tickdrive.agents.preprocess import BEV_LAYOUT, BevConfig
 from tickdrive.agents.sensors import SensorRig
 from tickdrive.agents.status import STATUS_LAYOUT, STATUS_WIDTHS
 from tickdrive.agents.student import Student, Turns, TurnsConfig, student_config
-from tickdrive.agents.types import Decision
+from tickdrive.agents.types import TICK_S, Decision
 from tickdrive.planner.config import config_hash, load_config
 from tickdrive.planner.errors import ConfigError, SensorError
 from tickdrive.planner.recording import RecordedSample, RecordingMeta, RecordingWriter, shrink_semantic

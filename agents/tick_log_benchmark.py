@@ -14,7 +14,7 @@ from tickdrive.agents.preemption import involuntary_switches
 from tickdrive.agents.shared_models import WarmTiming
 from tickdrive.agents.tick_budget import TickBudget
 from tickdrive.agents.tick_log import TickLog, TickRecord
-from tickdrive.agents.types import Decision
+from tickdrive.agents.types import TICK_S, Decision
 from tickdrive.planner.tracing import Tracer
 
 _STAGES = ("decode", "localization", "route", "preprocess", "vl", "reasoning")
@@ -64,7 +64,7 @@ def run_log_benchmark(ticks: int = 2000, warm_up: int = 100) -> list[dict[str, A
             trace = tracer.end()
             log.append(
                 TickRecord(
-                    tick, 0.05 * tick, trace, 20.0, 10, "step", "planned", reasoning, ego, plan, control
+                    tick, TICK_S * tick, trace, 20.0, 10, "step", "planned", reasoning, ego, plan, control
                 )
             )
             logged = time.perf_counter_ns()

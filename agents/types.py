@@ -14,6 +14,10 @@ from enum import IntEnum
 
 import numpy as np
 
+TICK_US = 50_000
+"""One tick of the leaderboards: 20 Hz."""
+TICK_S = TICK_US / 1e6
+
 
 class Command(IntEnum):
     """Route commands, with the numbers of CARLA's `RoadOption`."""
