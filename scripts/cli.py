@@ -266,7 +266,10 @@ def rerun(
     out: Annotated[Path | None, typer.Option(help="The recording. Default: drive.rrd in the folder.")] = None,
     budget_ms: Annotated[float, typer.Option(help="The tick's budget.", min=0.001)] = 50.0,
 ) -> None:
-    """A run as a recording for the rerun viewer: latency, plan and way, reasoning, camera where kept."""
+    """A run as a recording for the rerun viewer: latency, plan and way, reasoning, camera and LiDAR if kept.
+
+    One plan a tick: the planner samples one, so there are no candidates to choose from or to show.
+    """
     from tickdrive.scripts import rerun as command
 
     command.run(run, out, budget_ms)
