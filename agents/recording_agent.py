@@ -138,14 +138,14 @@ class RecordingAgent(ExpertAgent):
 
     def destroy(self) -> None:
         """Close the recording."""
+        if self._writer is not None:  # first: without a simulator the sensors' end does not come
+            self._writer.close()
+            self._writer = None
         for sensor in (self._semantic_camera, self._collision_sensor):
             if sensor is not None:
                 sensor.stop()
                 sensor.destroy()
         self._semantic_camera = self._collision_sensor = None
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
         super().destroy()
 
     def _begin(self) -> None:

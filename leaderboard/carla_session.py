@@ -7,11 +7,12 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 
 import carla
 
-from tickdrive.leaderboard.simulator_watch import PortProbe, WakeUpGuard
+from tickdrive.leaderboard.simulator_watch import PortProbe, WakeUpGuard, keep_lost, lost_server
 from tickdrive.leaderboard.traffic_manager_rpc import wake_worker
 from tickdrive.planner.errors import RouteError, ServerError, did_you_mean
 
@@ -22,6 +23,7 @@ _CLIENT_THREADS = 8
 # shutting down then never returns; so it is left alone for a moment before
 _REST_S = 0.1
 _FOREVER_S = 86400.0
+_FIRST_CALL_S = 5.0
 _STUCK_S = 10.0
 
 
@@ -52,7 +54,8 @@ class CarlaSession:
         is_alive: says whether the server lives, so that its death is noticed before `timeout_s`.
 
     Raises:
-        ServerError: nothing answers there, or the server's version is not the client's.
+        ServerError: nothing answers there, the server's version is not the client's, or this process has
+            lost a server before.
     """
 
     def __init__(
@@ -63,20 +66,29 @@ class CarlaSession:
         timeout_s: float = 60.0,
         is_alive: Callable[[], bool] | None = None,
     ) -> None:
+        if lost_server():
+            raise ServerError(
+                "This process has lost a simulator: its Traffic Manager waits for that one, and every tick "
+                "on another would wait with it.",
+                "Drive in a new process.",
+            )
         self.host, self.port = host, port
         self.dead = False
         self._tick_s = 1.0 / tick_hz
         self._timeout_s = timeout_s
         self._is_alive = is_alive or PortProbe(host, port)
-        self.client = carla.Client(host, port, _CLIENT_THREADS)
-        self.client.set_timeout(timeout_s)
-        self._check_versions()
-        self.world = self.client.get_world()
-        self._apply_settings()
-        self.map = self.world.get_map()
         self.traffic_manager_port = 0
         self._traffic_manager: carla.TrafficManager | None = None
         self._ticking: tuple[float, int] | None = None
+        self.client = carla.Client(host, port, _CLIENT_THREADS)
+        self._check_versions()
+        self.client.set_timeout(timeout_s)
+        try:
+            self.world = self.client.get_world()
+            self._apply_settings()
+            self.map = self.world.get_map()
+        except RuntimeError as error:
+            raise self._lost(f"The simulator does not answer: {error}") from error
         self._guard = WakeUpGuard(self._tick_is_stuck, self._wake_traffic_manager)
 
     @property
@@ -99,23 +111,31 @@ class CarlaSession:
     def _stop_traffic_manager(self) -> None:
         if self._traffic_manager is not None:
             time.sleep(_REST_S)
+            if not self.answers():  # shutting down would wait for it, with the GIL held
+                raise self._lost("The simulator has ended.")
             self._traffic_manager.shut_down()
             self._traffic_manager = None
 
     def _check_versions(self) -> None:
-        try:
-            server = self.client.get_server_version()
-        except RuntimeError as error:
-            raise ServerError(
-                f"No CARLA server answers at {self.host}:{self.port} within {self._timeout_s:g} s.",
-                "Start it, or check the address.",
-            ) from error
+        server = self._server_version()
         client = self.client.get_client_version()
         if client != server:
             raise ServerError(
                 f"The server at {self.host}:{self.port} is CARLA {server}, the client here is {client}.",
                 f"Install the client of that version: pip install carla=={server}",
             )
+
+    def _server_version(self) -> str:
+        """The first call; asked several times, so that a server that died is noticed before `timeout_s`."""
+        until = time.monotonic() + self._timeout_s
+        self.client.set_timeout(min(_FIRST_CALL_S, self._timeout_s))
+        while self._is_alive() and time.monotonic() < until:
+            with suppress(RuntimeError):
+                return str(self.client.get_server_version())
+        raise ServerError(
+            f"No CARLA server answers at {self.host}:{self.port}.",
+            "Start it, check the address, or look at its log.",
+        )
 
     def _apply_settings(self) -> None:
         settings = self.world.get_settings()
@@ -196,30 +216,39 @@ class CarlaSession:
 
     def answers(self) -> bool:
         """Whether the server still lives; asked when something else failed, to tell whose fault it was."""
-        self.dead = self.dead or not self._is_alive()
+        if not self.dead and not self._is_alive():
+            self._give_up()
         return not self.dead
 
-    def _lost(self, what: str) -> ServerError:
+    def _give_up(self) -> None:
         self.dead = True
+        keep_lost(self)
         # a call of the Traffic Manager's thread that times out aborts the process: it must outlast it
         self.client.set_timeout(_FOREVER_S)
+
+    def _lost(self, what: str) -> ServerError:
+        self._give_up()
         return ServerError(what, "Look at the simulator's log; then resume the evaluation.")
 
     def close(self) -> None:
         """Leave the server in asynchronous mode; without effect on a dead one."""
         self._guard.close()
-        if not self.answers():
-            return
         try:
-            self._stop_traffic_manager()
-            settings = self.world.get_settings()
-            settings.synchronous_mode = False
-            settings.fixed_delta_seconds = None
-            settings.deterministic_ragdolls = False
-            settings.spectator_as_ego = True
-            self.world.apply_settings(settings)
-        except RuntimeError as error:
+            if self.answers():
+                self._stop_traffic_manager()
+                self._leave_synchronous_mode()
+        except (RuntimeError, ServerError) as error:
+            if self._traffic_manager is not None:
+                self._give_up()
             _LOGGER.warning("leaving synchronous mode failed: %s", error)
+
+    def _leave_synchronous_mode(self) -> None:
+        settings = self.world.get_settings()
+        settings.synchronous_mode = False
+        settings.fixed_delta_seconds = None
+        settings.deterministic_ragdolls = False
+        settings.spectator_as_ego = True
+        self.world.apply_settings(settings)
 
     def __enter__(self) -> CarlaSession:
         return self

@@ -117,18 +117,20 @@ class Evaluator:
             resume=resume,
             budget_ms=self._config.budget_ms,
         )
-        interrupted = crashed = False
         pending = set(results.pending())
-        if pending:
-            with CarlaSession(
-                self._host, self._port, self._config.tick_hz, self._config.server_timeout_s, self._is_alive
-            ) as session:
-                session.check_towns({t.route.town for t in tasks} - set(self._opendrive))
-                try:
-                    crashed = self._drive(session, tasks, pending, agent_class, agent, results, observer)
-                except KeyboardInterrupt:
-                    interrupted = True
-        return _conclude(results, interrupted, crashed)
+        if not pending:
+            return _conclude(results, interrupted=False, crashed=False)
+        with CarlaSession(
+            self._host, self._port, self._config.tick_hz, self._config.server_timeout_s, self._is_alive
+        ) as session:
+            session.check_towns({t.route.town for t in tasks} - set(self._opendrive))
+            interrupted = crashed = False
+            try:
+                crashed = self._drive(session, tasks, pending, agent_class, agent, results, observer)
+            except KeyboardInterrupt:
+                interrupted = True
+            # before the session is closed: a server that dies in that moment costs the process
+            return _conclude(results, interrupted, crashed)
 
     def _drive(
         self,

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_SIMULATOR_LOST = 5
 _POLL_S = 0.2
@@ -24,6 +25,7 @@ _REFUSALS = 3
 _GRACE_S = 3.0
 _STUCK_S = 10.0
 _LOGGER = logging.getLogger(__name__)
+_lost: list[object] = []
 
 
 class SimulatorWatch:
@@ -126,11 +128,28 @@ class PortProbe:
         return self._refusals < _REFUSALS
 
 
-def leave_process(message: str) -> None:
+def keep_lost(client: object) -> None:
+    """A client has lost its server: remember it, and never destroy it.
+
+    Its Traffic Manager stays behind, waiting for the server. `TrafficManager::Tick` goes over all Traffic
+    Managers of the process, whichever server they belong to, and so would wait with it in the first tick on
+    another server, for ever (seen in a debugger). Nor can it be shut down: that waits likewise.
+    """
+    if not any(client is known for known in _lost):
+        _lost.append(client)
+
+
+def lost_server() -> bool:
+    """Whether this process has lost a server: it then drives no more, and ends by `leave_process`."""
+    return bool(_lost)
+
+
+def leave_process(message: str = "", status: int = EXIT_SIMULATOR_LOST) -> NoReturn:
     """End the process at once: its other threads cannot be ended otherwise."""
     try:
         sys.stdout.flush()
-        sys.stderr.write(f"{message}\n")
+        if message:
+            sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
     finally:  # also when nobody reads what is written
-        os._exit(EXIT_SIMULATOR_LOST)
+        os._exit(status)

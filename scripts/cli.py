@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
 
+from tickdrive.leaderboard.simulator_watch import leave_process, lost_server
 from tickdrive.planner.errors import TickdriveError
 from tickdrive.scripts.output import error_console
 
@@ -483,6 +485,19 @@ def bench_accuracy(
 
 def main() -> None:
     """Entry point: a mendable error is one message and exit status 1, never a traceback."""
+    try:
+        _run()
+    except BaseException as error:
+        if not lost_server():
+            raise
+        # the interpreter's own end would wait for what the client left behind
+        if isinstance(error, SystemExit) and isinstance(error.code, int):
+            leave_process(status=error.code)
+        traceback.print_exc()
+        leave_process(status=1)
+
+
+def _run() -> None:
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",

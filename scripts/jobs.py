@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -45,14 +46,22 @@ class JobLoss(Generic[T]):
 JobEvent = JobReport[T] | JobResult[T] | JobLoss[T]
 
 
+@dataclass(frozen=True)
+class LastResult:
+    """What a task's function returns where its process must not be given another task: the value in it."""
+
+    value: Any
+
+
 def run_jobs(
     function: Callable[[T, Report], Any], tasks: deque[T], jobs: int
 ) -> Generator[JobEvent[T], None, None]:
     """Run tasks, first come first served, and tell what becomes of them as it happens.
 
-    Processes live on from task to task, so that what a function loads it loads once. They use one thread for
-    arithmetic: several processes with threads of their own wait for each other. They end with this process,
-    also when it is killed; Ctrl-C reaches this process alone. Close the iterator to end what is under way.
+    Processes live on from task to task, so that what a function loads it loads once; after a `LastResult` one
+    ends at once, whatever threads it has, and another takes its place. They use one thread for arithmetic:
+    several processes with threads of their own wait for each other. They end with this process, also when it
+    is killed; Ctrl-C reaches this process alone. Close the iterator to end what is under way.
 
     Args:
         function: of a module's top level; called with a task and with a function for its reports.
@@ -79,7 +88,8 @@ def run_jobs(
                 if worker.connection not in ready:
                     continue
                 event = worker.take()
-                if isinstance(event, JobLoss):
+                if worker.ended:
+                    worker.end()
                     workers.remove(worker)
                 yield event
     finally:
@@ -97,6 +107,7 @@ class _Worker(Generic[T]):
         self._process.start()
         theirs.close()  # or its end would not be seen here
         self.task: T | None = None
+        self.ended = False
 
     def give(self, task: T) -> None:
         self.task = task
@@ -109,11 +120,13 @@ class _Worker(Generic[T]):
         try:
             kind, content = self.connection.recv()
         except (EOFError, ConnectionResetError):
+            self.ended = True
             self._process.join()
             return JobLoss(task, self._process.exitcode)
         if kind == "report":
             return JobReport(task, content)
         self.task = None
+        self.ended = kind == "last"
         if kind == "error":
             raise content
         return JobResult(task, content)
@@ -142,10 +155,16 @@ def _serve(connection: Connection, function: Callable[[Any, Report], Any]) -> No
         except EOFError:
             return
         try:
-            message = ("result", function(task, lambda content: connection.send(("report", content))))
+            value = function(task, lambda content: connection.send(("report", content)))
         except Exception as error:
-            message = ("error", error)
-        connection.send(message)
+            connection.send(("error", error))
+            continue
+        if isinstance(value, LastResult):
+            connection.send(("last", value.value))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)  # an orderly end waits for threads, which is what such a process may not be able to
+        connection.send(("result", value))
 
 
 def _end_with_parent() -> None:

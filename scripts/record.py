@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tickdrive.leaderboard.routes import Route, read_routes
 from tickdrive.leaderboard.scoring import AGENT_FAILURES
+from tickdrive.leaderboard.simulator_watch import lost_server
 from tickdrive.planner.errors import ConfigError, TickdriveError
-from tickdrive.scripts.jobs import JobLoss, JobReport, Report, run_jobs
+from tickdrive.scripts.jobs import JobLoss, JobReport, LastResult, Report, run_jobs
 from tickdrive.scripts.output import console, error_console
 
 
@@ -111,12 +112,13 @@ def _split(route: Route, index: int, options: RecordOptions) -> str:
     )
 
 
-def _record(drive: _Drive, report: Report) -> str:
-    """Record one drive in this process; an error message, or nothing."""
+def _record(drive: _Drive, report: Report) -> str | LastResult:
+    """Record one drive; an error message, or nothing. A process that lost its simulator drives no more."""
     try:
-        return _drive(drive)
+        message = _drive(drive)
     except (TickdriveError, OSError, RuntimeError) as error:
-        return f"{drive.folder.name}: {error}"
+        message = f"{drive.folder.name}: {error}"
+    return LastResult(message) if lost_server() else message
 
 
 def _drive(drive: _Drive) -> str:

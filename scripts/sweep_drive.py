@@ -17,12 +17,13 @@ from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.observer import Observer, TickView
 from tickdrive.leaderboard.routes import Route
 from tickdrive.leaderboard.scoring import AGENT_FAILURES, Failure
+from tickdrive.leaderboard.simulator_watch import lost_server
 from tickdrive.leaderboard.sweep.drive_result import DriveResult
 from tickdrive.leaderboard.sweep.plan import SweepDrive
 from tickdrive.planner.errors import ServerError
 from tickdrive.scripts.agent_choice import write_agent_config
 from tickdrive.scripts.drive import LOG_NAME
-from tickdrive.scripts.jobs import Report
+from tickdrive.scripts.jobs import LastResult, Report
 
 OUTPUT_NAME = "drive.log"
 CRASHED_SUFFIX = ".crashed"
@@ -64,13 +65,14 @@ class DriveProgress:
     sim_s: float
 
 
-def run_drive(task: SweepTask, report: Report) -> DriveResult | DriveEnd:
+def run_drive(task: SweepTask, report: Report) -> DriveResult | DriveEnd | LastResult:
     """Drive, and write what came of it.
 
     What an attempt before has left is removed, but for one that crashed: it is kept beside, for a look.
 
     Returns:
-        the result, or why there is none; the drive's folder then tells more.
+        the result, or why there is none; the drive's folder then tells more. As `LastResult` where the
+        simulator was lost: this process is not to drive again.
 
     Raises:
         TickdriveError: no drive of this sweep can succeed (a route does not fit, the disk is full, …).
@@ -84,10 +86,11 @@ def run_drive(task: SweepTask, report: Report) -> DriveResult | DriveEnd:
     folder.mkdir(parents=True)
     _write_output_to(folder / OUTPUT_NAME)
     try:
-        return _drive(task, report)
+        end = _drive(task, report)
     except (ServerError, RuntimeError):  # RuntimeError: what the client raises when a call fails
         traceback.print_exc()
-        return DriveEnd.SIMULATOR
+        end = DriveEnd.SIMULATOR
+    return LastResult(end) if lost_server() else end
 
 
 def _drive(task: SweepTask, report: Report) -> DriveResult | DriveEnd:

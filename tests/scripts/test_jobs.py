@@ -13,7 +13,8 @@ import pytest
 from tickdrive.scripts.jobs import JobLoss, JobReport, JobResult, run_jobs
 
 WORK = """
-import os, time
+import os, threading, time
+from tickdrive.scripts.jobs import LastResult
 
 def work(task, report):
     name, seconds, folder = task
@@ -22,6 +23,9 @@ def work(task, report):
         os._exit(5)
     if name == "raise":
         raise ValueError("no such thing")
+    if name == "last":
+        threading.Thread(target=time.sleep, args=(300.0,)).start()
+        return LastResult("done")
     time.sleep(seconds)
     return name.upper()
 """
@@ -51,6 +55,20 @@ def test_a_process_that_dies_costs_its_own_task_and_another_can_be_appended(work
                 done.append(event.value)
     assert lost == [("die", 5)] and sorted(done) == ["A", "AGAIN", "B"]
     assert os.getpid() not in pids and not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_last_result_ends_its_process_whatever_its_threads_do_and_another_takes_over(work):
+    done, pids = [], []
+    with closing(run_jobs(work, deque([("last", 0.0, ""), ("a", 0.0, ""), ("b", 0.0, "")]), 1)) as events:
+        for event in events:
+            if isinstance(event, JobReport):
+                assert not any(psutil.pid_exists(pid) for pid in pids if pid != event.content)
+                pids.append(event.content)
+            else:
+                assert isinstance(event, JobResult)
+                done.append(event.value)
+    assert done == ["done", "A", "B"]
+    assert pids[0] != pids[1] == pids[2]
 
 
 def test_what_a_function_raises_comes_out_and_everything_under_way_ends(work):

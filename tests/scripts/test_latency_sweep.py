@@ -20,7 +20,7 @@ from tickdrive.planner.errors import ConfigError, DataError
 from tickdrive.scripts import latency_sweep
 from tickdrive.scripts.jobs import JobEvent, JobLoss, JobResult
 from tickdrive.scripts.latency_sweep import SweepOptions, parse_latencies, run, sweep_configs
-from tickdrive.scripts.sweep_drive import DriveEnd, SweepTask
+from tickdrive.scripts.sweep_drive import CRASHED_SUFFIX, DriveEnd, SweepTask
 from tickdrive.scripts.sweep_progress import time_left_s
 
 FEW = ("vehicles=1", "walkers=0", "crossing_walkers=0", "lead_vehicle=false")
@@ -47,18 +47,36 @@ def ticks(folder: Path) -> int:
     return log.read_bytes().count(b"\n") - 1 if log.exists() else 0
 
 
+def simulator(process: psutil.Process) -> psutil.Process:
+    """The one that is at work."""
+    (found,) = (
+        child
+        for child in process.children(recursive=True)
+        if child.status() != "zombie" and "tickdrive.leaderboard.simulator.server" in child.cmdline()
+    )
+    return found
+
+
 @pytest.fixture(scope="module")
 def killed(short_route: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep that was killed in its second drive."""
+    """A sweep both of whose drives lost their simulator at first, and which was killed in its last drive."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     with subprocess.Popen(command(short_route, out), stdout=subprocess.DEVNULL) as sweep:
         process = psutil.Process(sweep.pid)
+        for drive in (FIRST, SECOND):
+            until(lambda drive=drive: ticks(out / drive.folder) > 10)
+            simulator(process).kill()
         until(lambda: (out / FIRST.folder / "drive.json").exists())
-        until(lambda: ticks(out / SECOND.folder) > 10)
+        until(lambda: (out / f"{SECOND.folder}{CRASHED_SUFFIX}").exists() and ticks(out / SECOND.folder) > 10)
         family = process.children(recursive=True)
         sweep.send_signal(signal.SIGKILL)
     until(lambda: not any(child.is_running() and child.status() != "zombie" for child in family), 30.0)
     return out
+
+
+def test_a_drive_whose_simulator_died_is_driven_again(killed: Path) -> None:
+    lost = killed / f"{FIRST.folder}{CRASHED_SUFFIX}"
+    assert 10 < ticks(lost) < ticks(killed / FIRST.folder) and not (lost / "drive.json").exists()
 
 
 def test_a_kill_loses_the_drive_under_way_and_no_other(killed: Path, short_route: Path) -> None:
