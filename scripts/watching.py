@@ -139,16 +139,16 @@ class FilmMaker(Observer):
 
     def on_route_end(self, route_id: str, record: RouteRecord | None) -> None:
         """Close the film."""
-        if self._sensor is not None:
-            self._sensor.stop()
-            self._sensor.destroy()
-            self._sensor = None
         if self._film is not None:
             try:
                 self._film.close()
             except DataError as error:
                 _LOGGER.warning("%s", error)
             self._film = None
+        if self._sensor is not None and not (record is not None and record.simulation_crashed):
+            self._sensor.stop()
+            self._sensor.destroy()
+            self._sensor = None
 
     def _from_stack(self, tick: TickView) -> FilmFrame | None:
         output = tick.agent.last

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
+import psutil
 import pytest
 
 from tickdrive.agents.config import load_agent_config
 from tickdrive.agents.tick_log import read_log
+from tickdrive.leaderboard.simulator_watch import EXIT_SIMULATOR_LOST
 
 PURSUIT = Path(__file__).resolve().parents[1] / "leaderboard" / "agents" / "pursuit.py"
 FEW = [
@@ -110,6 +113,28 @@ def test_another_agent_is_measured(short_route, tmp_path):
     done = tickdrive("drive", "--agent", "wrapped", "--agent-config", "run/config.yaml", *again, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_log(tmp_path / "again").ticks[0]["latency"]["mode"] == "fixed"
+
+
+def test_a_drive_whose_simulator_dies_ends_and_leaves_its_film(short_route, tmp_path):
+    """The expert's: the film has a camera of its own, whose end a dead simulator does not answer."""
+    settings = [item for value in FEW for item in ("--set", value)]
+    options = ["--route", str(short_route), "--agent", "expert", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "tickdrive.scripts.cli", "drive", *options, *settings]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        film, until = tmp_path / "run/drive.mp4", time.monotonic() + 120.0
+        while not film.exists():
+            assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
+            time.sleep(0.05)
+        time.sleep(1.0)
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "tickdrive.leaderboard.simulator.server" in child.cmdline():
+                child.kill()
+        shown, _ = process.communicate(timeout=60)
+    assert process.returncode in (1, EXIT_SIMULATOR_LOST) and "simulator" in shown.lower(), shown
+    (record,) = json.loads((tmp_path / "run/results.json").read_text())["_checkpoint"]["records"]
+    assert record["status"] == "Failed - Simulation crashed"
+    with av.open(str(film)) as opened:
+        assert sum(1 for _ in opened.decode(video=0)) > 0
 
 
 @pytest.mark.parametrize(
