@@ -12,6 +12,7 @@ from types import TracebackType
 
 import carla
 
+from tickdrive.leaderboard.backstop import Backstop
 from tickdrive.leaderboard.simulator_watch import PortProbe, WakeUpGuard, keep_lost, lost_server
 from tickdrive.leaderboard.traffic_manager_rpc import wake_worker
 from tickdrive.planner.errors import RouteError, ServerError, did_you_mean
@@ -44,7 +45,8 @@ def parse_address(text: str) -> tuple[str, int]:
 class CarlaSession:
     """Client, world and Traffic Manager; use as a context manager.
 
-    Leaving it puts the server back into asynchronous mode, as upstream does.
+    Leaving it puts the server back into asynchronous mode, as upstream does. If the server dies and this
+    process hangs on it, it is killed (see `backstop`).
 
     Args:
         host: the server's address.
@@ -83,12 +85,16 @@ class CarlaSession:
         self.client = carla.Client(host, port, _CLIENT_THREADS)
         self._check_versions()
         self.client.set_timeout(timeout_s)
+        self._backstop = Backstop(host, port)
         try:
             self.world = self.client.get_world()
             self._apply_settings()
             self.map = self.world.get_map()
-        except RuntimeError as error:
-            raise self._lost(f"The simulator does not answer: {error}") from error
+        except BaseException as error:
+            self._backstop.dismiss()
+            if isinstance(error, RuntimeError):
+                raise self._lost(f"The simulator does not answer: {error}") from error
+            raise
         self._guard = WakeUpGuard(self._tick_is_stuck, self._wake_traffic_manager)
 
     @property
@@ -241,6 +247,8 @@ class CarlaSession:
             if self._traffic_manager is not None:
                 self._give_up()
             _LOGGER.warning("leaving synchronous mode failed: %s", error)
+        finally:
+            self._backstop.dismiss()
 
     def _leave_synchronous_mode(self) -> None:
         settings = self.world.get_settings()
