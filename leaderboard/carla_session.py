@@ -221,10 +221,21 @@ class CarlaSession:
             asyncio.run(wake_worker("127.0.0.1", self.traffic_manager_port))
 
     def answers(self) -> bool:
-        """Whether the server still lives; asked when something else failed, to tell whose fault it was."""
-        if not self.dead and not self._is_alive():
-            self._give_up()
-        return not self.dead
+        """Whether the server lives and answers; asked where its death would be hung on, or blamed on others.
+
+        By a client of its own, as a timeout is for all calls of a client, the Traffic Manager's too.
+        """
+        if self.dead:
+            return False
+        client = carla.Client(self.host, self.port, 1)
+        client.set_timeout(_FIRST_CALL_S)
+        try:
+            if self._is_alive() and client.get_server_version():
+                return True
+        except RuntimeError:
+            pass
+        self._give_up()
+        return False
 
     def _give_up(self) -> None:
         self.dead = True

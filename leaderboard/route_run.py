@@ -379,6 +379,7 @@ class RouteRun:
     def _crashed(self, reason: str) -> Failure:
         self.on_crash()
         self._say(reason)
+        self._session.answers()  # one that does not is not asked again in cleaning up
         self.stop_evaluation = True
         return Failure.SIMULATION
 
@@ -389,19 +390,22 @@ class RouteRun:
     def _clean_up(self) -> None:
         """Agent first (it may hold the world), then sensors, then actors; each on its own."""
         steps = []
+        if self._sensors is not None:
+            steps.append(self._sensors.destroy)
+        steps += [criterion.close for criterion in self._criteria]
+        if self._traffic is not None:
+            steps.append(self._traffic.destroy)
+        if self._ego is not None:
+            steps.append(self._ego.destroy)
         if self._agent is not None:
-            steps.append(self._agent.destroy)
-        if not self._session.dead:  # on a dead server each of these would wait for the client's timeout
-            if self._sensors is not None:
-                steps.append(self._sensors.destroy)
-            steps += [criterion.close for criterion in self._criteria]
-            if self._traffic is not None:
-                steps.append(self._traffic.destroy)
-            if self._ego is not None:
-                steps.append(self._ego.destroy)
+            self._clean(self._agent.destroy)
         for step in steps:
-            try:
-                step()
-            except Exception as error:
-                _LOGGER.warning("cleaning up %s: %s", self._task.route_id, error)
+            if not self._session.dead:  # on a dead server it would wait for the client's timeout
+                self._clean(step)
         self._agent = None
+
+    def _clean(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception as error:
+            _LOGGER.warning("cleaning up %s: %s", self._task.route_id, error)

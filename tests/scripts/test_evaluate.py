@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,10 @@ from tickdrive.scripts.evaluate import EvaluateOptions, run
 
 SERVER = "tickdrive.leaderboard.simulator.server"
 PURSUIT = Path(__file__).resolve().parents[1] / "leaderboard" / "agents" / "pursuit.py"
-TRAFFIC = ("vehicles=2", "walkers=0", "crossing_walkers=0", "lead_vehicle=false")
+SETTINGS = (
+    "server_timeout_s=15.0",
+    *(f"traffic.{item}" for item in ("vehicles=2", "walkers=0", "crossing_walkers=0", "lead_vehicle=false")),
+)
 
 
 def test_resuming_with_another_agent_configuration_is_refused(short_route: Path, tmp_path: Path):
@@ -34,7 +38,7 @@ def test_resuming_with_another_agent_configuration_is_refused(short_route: Path,
 
 
 def evaluate(short_route: Path, out: Path, resume: bool = False) -> subprocess.Popen[str]:
-    settings = [item for value in TRAFFIC for item in ("--set", f"evaluation.traffic.{value}")]
+    settings = [item for value in SETTINGS for item in ("--set", f"evaluation.{value}")]
     options = ["--agent", str(PURSUIT), "--no-wrap", "--repetitions", "3", "--out", str(out)]
     return subprocess.Popen(
         [sys.executable, "-m", "tickdrive.scripts.cli", "evaluate", str(short_route), *options, *settings]
@@ -56,7 +60,10 @@ def records(out: Path) -> list[tuple[str, str, float]]:
     ]
 
 
-def kill_simulator(process: subprocess.Popen[str], when: Callable[[], bool], after_s: float) -> None:
+def disturb(
+    process: subprocess.Popen[str], number: int, when: Callable[[], bool], after_s: float
+) -> psutil.Process:
+    """Send its simulator a signal."""
     deadline = time.monotonic() + 120.0
     while True:
         servers = [
@@ -66,27 +73,38 @@ def kill_simulator(process: subprocess.Popen[str], when: Callable[[], bool], aft
         ]
         if servers and when():
             time.sleep(after_s)
-            servers[0].kill()
-            return
+            servers[0].send_signal(number)
+            return servers[0]
         assert process.poll() is None and time.monotonic() < deadline, "it did not come so far"
         time.sleep(0.02)
 
 
-def test_killed_simulators_cost_time_and_no_results(short_route: Path, tmp_path: Path):
+def test_simulators_that_are_killed_or_stand_still_cost_time_and_no_results(
+    short_route: Path, tmp_path: Path
+):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     assert evaluate(short_route, undisturbed).wait(timeout=120) == 0
-    # before a route, about the first one's beginning, in the second
-    for known, after_s in ((0, 0.0), (0, 1.0), (1, 0.5)):
+    # before a route, about the first one's beginning, in the second, in the third
+    for known, after_s, number in (
+        (0, 0.0, signal.SIGKILL),
+        (0, 1.0, signal.SIGKILL),
+        (1, 0.5, signal.SIGKILL),
+        (2, 0.5, signal.SIGSTOP),
+    ):
         process = evaluate(short_route, disturbed, resume=(disturbed / "results.json").exists())
         log = disturbed / "simulator.log"
-        kill_simulator(
+        server = disturb(
             process,
+            number,
             lambda known=known, log=log: "ready" in log.read_text() and len(records(disturbed)) >= known,
             after_s,
         )
         shown, _ = process.communicate(timeout=60)
-        assert process.returncode in (1, EXIT_SIMULATOR_LOST, -9), shown
-        assert re.search("[Tt]he simulator .*(died|ended)|No CARLA server answers", shown)
+        if server.is_running():  # nothing but this reaches one that stands still
+            server.kill()
+        # -6: a call of the Traffic Manager's thread that times out ends the process
+        assert process.returncode in (1, EXIT_SIMULATOR_LOST, -signal.SIGKILL, -signal.SIGABRT), shown
+        assert re.search("[Tt]he simulator .*(died|ended)|No CARLA server answers|time-out of", shown)
     process = evaluate(short_route, disturbed, resume=True)
     shown, _ = process.communicate(timeout=120)
     assert process.returncode == 0, shown
