@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -130,6 +131,10 @@ def test_a_drive_whose_simulator_dies_ends_and_leaves_its_film(short_route, tmp_
             if "tickdrive.leaderboard.simulator.server" in child.cmdline():
                 child.kill()
         shown, _ = process.communicate(timeout=60)
+    if process.returncode == -signal.SIGKILL:
+        # it died while the expert asked for a bounding box: that call waits with the GIL held
+        assert "the process that drove in it had not ended: it was killed" in shown
+        return
     assert process.returncode in (1, EXIT_SIMULATOR_LOST) and "simulator" in shown.lower(), shown
     (record,) = json.loads((tmp_path / "run/results.json").read_text())["_checkpoint"]["records"]
     assert record["status"] == "Failed - Simulation crashed"
