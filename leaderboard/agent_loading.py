@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import logging
 import signal
@@ -73,6 +74,13 @@ def load_agent_class(spec: AgentSpec) -> type:
             f"Agent {spec.agent!r}: get_entry_point() names {name!r}, which is no class of its module."
         )
     return agent_class
+
+
+def agent_file(name: str) -> Path:
+    """File of a built-in agent, as an upstream leaderboard is given it."""
+    spec = importlib.util.find_spec(BUILT_IN[name])
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).resolve()
 
 
 def _import(agent: str) -> ModuleType:

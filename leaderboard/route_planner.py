@@ -113,9 +113,7 @@ class RoutePlanner:
         self._previous_command, self._junction_end = None, -1
         route: list[RoutePoint] = []
         for origin, destination in itertools.pairwise(waypoints):
-            route += [
-                RoutePoint(w.transform, command) for w, command in self._trace_pair(origin, destination)
-            ]
+            route += [RoutePoint(w.transform, command) for w, command in self.trace_pair(origin, destination)]
         return route
 
     # -- the graph ---------------------------------------------------------------------------------------
@@ -247,9 +245,14 @@ class RoutePlanner:
             ) from error
         return [*nodes, ends[1][1]]
 
-    def _trace_pair(
+    def trace_pair(
         self, origin: carla.Location, destination: carla.Location
     ) -> list[tuple[carla.Waypoint, Command]]:
+        """Upstream's `trace_route`: the waypoints between two places, each with the command in force there.
+
+        Raises:
+            RouteError: a place is off the map, or there is no way.
+        """
         nodes = self._search(origin, destination)
         current = self._map.get_waypoint(origin)
         goal = self._map.get_waypoint(destination)

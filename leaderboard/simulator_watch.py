@@ -118,14 +118,20 @@ class PortProbe:
         if now - self._asked_at < _PROBE_EVERY_S:
             return self._refusals < _REFUSALS
         self._asked_at = now
+        self.answers()
+        return self._refusals < _REFUSALS
+
+    def answers(self) -> bool:
+        """Ask now: whether something listens there."""
         try:
             socket.create_connection(self._address, timeout=5.0).close()
             self._refusals = 0
+            return True
         except ConnectionRefusedError:
             self._refusals += 1
         except OSError:
             pass  # overloaded or unreachable for a moment: the client's own timeout decides
-        return self._refusals < _REFUSALS
+        return False
 
 
 def keep_lost(client: object) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tickdrive.agents.config import AgentConfig, TickLogConfig, load_agent_config
 from tickdrive.agents.wrapped_config import WrappedConfig, load_wrapped_config
-from tickdrive.leaderboard.agent_loading import BUILT_IN, AgentSpec, load_agent_class
+from tickdrive.leaderboard.agent_loading import BUILT_IN, AgentSpec, agent_file, load_agent_class
+from tickdrive.leaderboard.upstream.suite_run import UpstreamAgent
 from tickdrive.planner.config import load_config, to_yaml
 from tickdrive.planner.errors import ConfigError
 
@@ -72,6 +73,59 @@ def choose_agent(
     wrapped = replace(wrapped, save_names=False, tick_log=log)
     path = write_agent_config(wrapped, folder, f"--agent {_WRAPPER} ")
     return AgentChoice(AgentSpec(_WRAPPER, str(path), not log_name, label=wrapped.agent), None)
+
+
+def choose_upstream_agent(
+    agent: str,
+    agent_config: str | None,
+    settings: Sequence[str],
+    folder: Path,
+    wrap: bool,
+    track: str,
+    save_names: bool,
+) -> UpstreamAgent:
+    """Settle who drives under an upstream leaderboard; logs go where `SAVE_PATH` or ``tick_log.dir`` says.
+
+    Args:
+        agent: "diffusion", or the path of any leaderboard agent. It is not loaded here: it may import what
+            only the leaderboard's process has.
+        agent_config: see `choose_agent`.
+        settings: likewise.
+        folder: the run's.
+        wrap: measure another's agent.
+        track: of another's agent; ours has its own.
+        save_names: the leaderboard appends the route's name to the configuration, as its agents expect.
+
+    Raises:
+        ConfigError: there is no such agent, or a key or value is wrong.
+    """
+    if agent == "diffusion":
+        config = load_agent_config(agent_config, settings)
+        config = replace(config, tick_log=replace(config.tick_log, enabled=True))
+        return UpstreamAgent(
+            agent_file(agent), str(write_agent_config(config, folder).resolve()), config.track
+        )
+    path = Path(agent).resolve()
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no agent {agent!r}.",
+            "Under an upstream leaderboard it is 'diffusion' or the path of an agent's Python file.",
+        )
+    # upstream hands the text on as it is; a file's path is to be found from any folder
+    own = agent_config or ""
+    own = str(Path(own).resolve()) if own and Path(own).exists() else own
+    if _is_wrapper(str(path)):
+        wrapped = load_wrapped_config(own, settings)
+    elif wrap:
+        wrapped = replace(load_config(WrappedConfig, None, settings), agent=str(path), agent_config=own)
+    else:
+        if settings:
+            raise ConfigError("--set changes tickdrive's agents and its wrapper only.", "Leave it out.")
+        return UpstreamAgent(path, own, track)
+    log = replace(wrapped.tick_log, enabled=True)
+    wrapped = replace(wrapped, save_names=save_names, tick_log=log)
+    config_path = write_agent_config(wrapped, folder, f"--agent {_WRAPPER} ").resolve()
+    return UpstreamAgent(agent_file(_WRAPPER), str(config_path), track)
 
 
 def agent_config_text(folder: Path) -> str | None:

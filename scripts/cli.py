@@ -12,7 +12,7 @@ import typer
 from rich.logging import RichHandler
 
 from tickdrive.leaderboard.simulator_watch import leave_process, lost_server
-from tickdrive.planner.errors import TickdriveError
+from tickdrive.planner.errors import ConfigError, TickdriveError
 from tickdrive.scripts.output import error_console
 
 app = typer.Typer(
@@ -54,6 +54,13 @@ CarlaOption = Annotated[
         metavar="HOST:PORT", help="A CARLA server that is already running, instead of the embedded one."
     ),
 ]
+TownsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Further towns for the embedded simulator: their OpenDRIVE files, NAME.xodr."
+    ),
+]
+_UPSTREAM = "An upstream leaderboard (--suite)"
 
 
 @app.command()
@@ -105,7 +112,13 @@ def drive(
 
 @app.command()
 def evaluate(
-    routes: Annotated[Path, typer.Argument(help="Route file (leaderboard 2.x, Bench2Drive or 1.0 XML).")],
+    routes_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="ROUTES", help="Route file (leaderboard 2.x, Bench2Drive or 1.0 XML)."),
+    ] = None,
+    routes: Annotated[
+        Path | None, typer.Option("--routes", help="The same, as upstream's evaluators call it.")
+    ] = None,
     subset: Annotated[str, typer.Option(help="Only these route ids: 3, or 1,4, or 2-6.")] = "",
     agent: AgentOption = "diffusion",
     agent_config: AgentConfigOption = None,
@@ -122,9 +135,92 @@ def evaluate(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the results in --out.")] = False,
     frames: Annotated[bool, typer.Option(help="Keep camera pictures for the report.")] = False,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Run an upstream evaluator, unmodified: leaderboard-2.0 (master too), leaderboard-2.1 or "
+            "bench2drive.",
+            rich_help_panel=_UPSTREAM,
+        ),
+    ] = None,
+    leaderboard_root: Annotated[
+        Path | None,
+        typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.", rich_help_panel=_UPSTREAM),
+    ] = None,
+    scenario_runner_root: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SCENARIO_RUNNER_ROOT", help="The scenario_runner's checkout.", rich_help_panel=_UPSTREAM
+        ),
+    ] = None,
+    carla_root: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CARLA installation: Bench2Drive starts it; else its towns and PythonAPI are used.",
+            rich_help_panel=_UPSTREAM,
+        ),
+    ] = None,
+    towns: TownsOption = None,
+    track: Annotated[
+        str, typer.Option(help="Track of an agent given by its path.", rich_help_panel=_UPSTREAM)
+    ] = "SENSORS",
+    timeout: Annotated[
+        float,
+        typer.Option(
+            help="Upstream's --timeout, s: the agent's setup, a tick, a call to the simulator.",
+            min=1.0,
+            rich_help_panel=_UPSTREAM,
+        ),
+    ] = 300.0,
+    hang: Annotated[
+        float | None,
+        typer.Option(
+            help="Simulated time may stand still so long, s. Default: the timeout and a minute.",
+            min=1.0,
+            rich_help_panel=_UPSTREAM,
+        ),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            help="A route whose simulator or evaluator died is tried again so often.",
+            min=0,
+            rich_help_panel=_UPSTREAM,
+        ),
+    ] = 2,
     json_file: JsonOption = None,
 ) -> None:
     """Drive all routes of a file and score them by the rules of the leaderboard; resumes after a kill."""
+    if (routes_file is None) == (routes is None):
+        raise ConfigError("The route file is to be given once.", "Give it as the argument, or with --routes.")
+    routes = routes_file or routes
+    assert routes is not None
+    if suite is not None:
+        from tickdrive.leaderboard.upstream.suite_run import SuiteSettings
+        from tickdrive.scripts import evaluate_suite
+
+        evaluate_suite.run(
+            evaluate_suite.SuiteOptions(
+                suite=suite,
+                routes=routes,
+                leaderboard_root=leaderboard_root,
+                scenario_runner_root=scenario_runner_root,
+                carla_root=carla_root,
+                towns=towns,
+                carla=carla,
+                subset=subset,
+                agent=agent,
+                agent_config=agent_config,
+                wrap=wrap,
+                track=track,
+                agent_settings=tuple(settings or ()),
+                settings=SuiteSettings(repetitions, seed, timeout, hang, retries),
+                out=out,
+                resume=resume,
+                json_file=json_file,
+            )
+        )
+        return
     from tickdrive.scripts import evaluate as command
 
     command.run(
@@ -157,11 +253,24 @@ def sim(
     port: Annotated[int, typer.Option(help="RPC port; sensor streams use the next one.")] = 2000,
     seed: Annotated[int, typer.Option(help="Lights and sensor noise.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of the renderer.", min=1)] = 1,
+    towns: TownsOption = None,
 ) -> None:
     """Serve the embedded simulator alone: any carla 0.9.16 client can connect."""
     from tickdrive.scripts import sim as command
 
-    command.run(town, xodr, host, port, seed, threads)
+    command.run(town, xodr, host, port, seed, threads, towns)
+
+
+@app.command("carla-root")
+def carla_root_command(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    towns: TownsOption = None,
+    seed: Annotated[int, typer.Option(help="Lights and sensor noise.")] = 0,
+) -> None:
+    """Make a folder whose CarlaUE4.sh takes CARLA's flags and starts the embedded simulator."""
+    from tickdrive.scripts import carla_root as command
+
+    command.run(folder, towns, seed)
 
 
 @app.command()

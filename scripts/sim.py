@@ -12,7 +12,9 @@ from tickdrive.planner.errors import ConfigError
 from tickdrive.scripts.output import console
 
 
-def run(town: str, xodr: Path | None, host: str, port: int, seed: int, threads: int) -> None:
+def run(
+    town: str, xodr: Path | None, host: str, port: int, seed: int, threads: int, towns: Path | None = None
+) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Raises:
@@ -27,7 +29,13 @@ def run(town: str, xodr: Path | None, host: str, port: int, seed: int, threads: 
     signal.signal(signal.SIGTERM, stop)
     with console.status("starting the simulator (the first start compiles, about half a minute)"):
         process = SimulatorProcess.start(
-            town=None if xodr else town, xodr_path=xodr, host=host, port=port, seed=seed, threads=threads
+            town=None if xodr else town,
+            xodr_path=xodr,
+            host=host,
+            port=port,
+            seed=seed,
+            threads=threads,
+            towns=towns,
         )
     with process:
         console.print(

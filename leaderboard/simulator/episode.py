@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
 from tickdrive.leaderboard.simulator.render.renderer import Renderer
 from tickdrive.leaderboard.simulator.scene.build import TownScene, build_scene
-from tickdrive.leaderboard.simulator.towns.catalogue import read_town, town_names
+from tickdrive.leaderboard.simulator.towns.catalogue import read_town, read_xodr, town_files, town_names
 from tickdrive.leaderboard.simulator.towns.network import RoadNetwork
 from tickdrive.planner.errors import did_you_mean
 
@@ -60,26 +61,33 @@ class TownLibrary:
 
     Args:
         threads: threads of the renderer.
+        folder: of further towns, as `<name>.xodr`; they go before shipped ones of the same name.
+
+    Raises:
+        ServerError: there is no such folder, or no such file in it.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, folder: Path | None = None) -> None:
         self._threads = threads
+        self._files = {} if folder is None else town_files(folder)
         self._built: OrderedDict[tuple[str, str], Town] = OrderedDict()
 
     def names(self) -> tuple[str, ...]:
-        """Names of the shipped towns."""
-        return tuple(town_names())
+        """Names of all towns."""
+        return tuple(sorted({*town_names(), *self._files}))
 
-    def shipped(self, name: str) -> Town:
-        """A shipped town by its name or by CARLA's long form of it.
+    def named(self, name: str) -> Town:
+        """A town by its name or by CARLA's long form of it.
 
         Raises:
             RequestError: there is no such town.
+            ServerError: its file cannot be read.
         """
         short = name.rsplit("/", 1)[-1]
         if short not in self.names():
             raise RequestError(f"There is no map {short!r}.", did_you_mean(short, self.names()))
-        return self.from_xodr(short, read_town(short))
+        path = self._files.get(short)
+        return self.from_xodr(short, read_town(short) if path is None else read_xodr(path))
 
     def from_xodr(self, name: str, xodr: str) -> Town:
         """A town from the text of an OpenDRIVE file.

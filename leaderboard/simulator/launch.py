@@ -69,6 +69,7 @@ class SimulatorProcess:
         port: int | None = None,
         seed: int = 0,
         threads: int = 1,
+        towns: Path | None = None,
         log_path: str | Path | None = None,
         timeout_s: float = 180.0,
         progress: Callable[[float], None] | None = None,
@@ -82,6 +83,7 @@ class SimulatorProcess:
             port: RPC port; None takes a free pair.
             seed: of everything random on the server's side.
             threads: of its renderer.
+            towns: folder of further towns, as `<name>.xodr`.
             log_path: file for its log; None makes a temporary one.
             timeout_s: how long it may take; the first start on a machine compiles.
             progress: called with the seconds waited so far, about 20 times a second.
@@ -98,6 +100,8 @@ class SimulatorProcess:
         command = [sys.executable, "-m", "tickdrive.leaderboard.simulator.server", *where]
         command += ["--host", host, "--port", str(port), "--seed", str(seed), "--threads", str(threads)]
         command += ["--watch-parent", str(os.getpid())]
+        if towns is not None:
+            command += ["--towns", str(towns)]
         with path.open("wb") as sink:
             process = subprocess.Popen(
                 command,

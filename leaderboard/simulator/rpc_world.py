@@ -47,7 +47,7 @@ class WorldService:
 
     @value
     def get_available_maps(self) -> list[str]:
-        """Shipped towns, in CARLA's long form."""
+        """All towns, in CARLA's long form."""
         return [f"/Game/Carla/Maps/{name}" for name in self._sim.library.names()]
 
     @void
@@ -67,7 +67,7 @@ class WorldService:
         elif short in ("", current.name):
             town = loop.run_in_executor(None, lambda: current)
         else:
-            town = loop.run_in_executor(None, self._sim.library.shipped, short)
+            town = loop.run_in_executor(None, self._sim.library.named, short)
         if any(owner is client for _, owner in self._sim.traffic_managers.values()):
             town = self._when_built(town, client)
         await self._sim.load(town, reset)

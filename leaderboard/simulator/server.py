@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tickdrive.leaderboard.simulator.commands import CommandService
 from tickdrive.leaderboard.simulator.episode import Town, TownLibrary
 from tickdrive.leaderboard.simulator.protocol.rpc import MethodTable, RpcConnection
@@ -25,6 +27,7 @@ from tickdrive.leaderboard.simulator.rpc_actors import ActorService
 from tickdrive.leaderboard.simulator.rpc_lights import LightService
 from tickdrive.leaderboard.simulator.rpc_world import WorldService
 from tickdrive.leaderboard.simulator.simulation import Simulation
+from tickdrive.leaderboard.simulator.towns.catalogue import read_xodr
 from tickdrive.leaderboard.simulator.traffic_watch import TrafficWatch
 from tickdrive.planner.errors import ServerError, TickdriveError
 
@@ -93,16 +96,32 @@ async def _watch_parent(parent: int, stopped: asyncio.Event) -> None:
     stopped.set()
 
 
+async def _watch_process(pid: int, stopped: asyncio.Event) -> None:
+    while _runs(pid):
+        await asyncio.sleep(_PARENT_POLL_S)
+    log.warning("process %d is gone: stopping", pid)
+    stopped.set()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 async def _main(options: argparse.Namespace, library: TownLibrary, town: Town) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    watch = None
+    watches = []
     if options.watch_parent is not None:
-        watch = asyncio.ensure_future(_watch_parent(options.watch_parent, stopped))
+        watches.append(asyncio.ensure_future(_watch_parent(options.watch_parent, stopped)))
+    if options.watch_process is not None:
+        watches.append(asyncio.ensure_future(_watch_process(options.watch_process, stopped)))
     await serve(library, town, options.host, options.port, options.seed, stopped)
-    if watch is not None:
+    for watch in watches:
         watch.cancel()
 
 
@@ -112,8 +131,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="A simulator that speaks CARLA 0.9.16's protocol.",
     )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--town", help="a shipped town")
+    where.add_argument("--town", help="a shipped town, or one of --towns")
     where.add_argument("--xodr", type=Path, help="an OpenDRIVE file")
+    parser.add_argument("--towns", type=Path, help="folder of further towns, as <name>.xodr")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
@@ -128,6 +148,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="PID",
         help="exit when the process that started this one is gone",
     )
+    parser.add_argument(
+        "--watch-process", type=int, metavar="PID", help="exit when that process, of whomever, is gone"
+    )
     options = parser.parse_args(arguments)
     if not 1 <= options.port <= 65534:
         parser.error(f"--port {options.port} is outside [1, 65534]")
@@ -141,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        library = TownLibrary(options.threads)
+        library = TownLibrary(options.threads, options.towns)
         town = _first_town(options, library)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_main(options, library, town))
@@ -153,12 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _first_town(options: argparse.Namespace, library: TownLibrary) -> Town:
     if options.town is not None:
-        return library.shipped(options.town)
-    try:
-        text = options.xodr.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ServerError(f"{options.xodr} cannot be read: {error}.", "Give an OpenDRIVE file.") from error
-    return library.from_xodr(options.xodr.stem, text)
+        return library.named(options.town)
+    return library.from_xodr(options.xodr.stem, read_xodr(options.xodr))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,151 @@
+"""The simulator of an upstream run: started here, already running, or started by the evaluator itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+from tickdrive.leaderboard.simulator.launch import SimulatorProcess, free_port_pair
+from tickdrive.leaderboard.simulator_watch import PortProbe
+from tickdrive.planner.errors import ServerError
+
+_POLL_S = 1.0
+
+
+class SimulatorHost(Protocol):
+    """Where the evaluator finds a simulator, and whether it lives."""
+
+    host: str
+    port: int
+
+    def prepare(self) -> None:
+        """Have one ready for an attempt."""
+
+    def alive(self) -> bool:
+        """Whether it lives; only what was seen alive can be dead."""
+
+    def discard(self) -> None:
+        """An attempt failed: the next one is to have a fresh one, where that can be had."""
+
+    def stop(self) -> None:
+        """The run is over."""
+
+
+class Embedded:
+    """The embedded simulator, as a process of this one.
+
+    Args:
+        town: loaded first.
+        towns: folder of further towns.
+        seed: its own.
+        logs: folder for its logs, one for every start.
+    """
+
+    host = "127.0.0.1"
+    port = 0
+
+    def __init__(self, town: str, towns: Path | None, seed: int, logs: Path) -> None:
+        self._town, self._towns, self._seed, self._logs = town, towns, seed, logs
+        self._process: SimulatorProcess | None = None
+        self._starts = len(list(logs.glob("simulator-*.log")))
+
+    def prepare(self) -> None:
+        """Start it where none runs.
+
+        Raises:
+            ServerError: it could not be started; its log's end is in the message.
+        """
+        if self._process is None or not self._process.alive():
+            self._starts += 1
+            self._process = SimulatorProcess.start(
+                town=self._town,
+                towns=self._towns,
+                seed=self._seed,
+                log_path=self._logs / f"simulator-{self._starts}.log",
+            )
+            self.port = self._process.port
+
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.alive()
+
+    def discard(self) -> None:
+        """Stop it: what went wrong may be in its state."""
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+
+class Running:
+    """A server that is already running; it can only be waited for.
+
+    Args:
+        host: its address.
+        port: its RPC port.
+        wait_s: how long it may take to come back after it went.
+    """
+
+    def __init__(self, host: str, port: int, wait_s: float) -> None:
+        self.host, self.port, self._wait_s = host, port, wait_s
+        self._probe = PortProbe(host, port)
+
+    def prepare(self) -> None:
+        """Wait until something listens there.
+
+        Raises:
+            ServerError: nothing did in time.
+        """
+        until = time.monotonic() + self._wait_s
+        self._probe = PortProbe(self.host, self.port)
+        while not self._probe.answers():
+            if time.monotonic() > until:
+                raise ServerError(
+                    f"Nothing listens at {self.host}:{self.port}, waited {self._wait_s:.0f} s.",
+                    "Start the server there, then go on with --resume.",
+                )
+            time.sleep(_POLL_S)
+
+    def alive(self) -> bool:
+        """Whether the port answers."""
+        return self._probe()
+
+    def discard(self) -> None:
+        """Nothing can be done."""
+
+    def stop(self) -> None:
+        """It is not ours."""
+
+
+class StartedByEvaluator:
+    """Bench2Drive starts CARLA itself, on a port that it is told and that is free."""
+
+    host = "localhost"
+    port = 0
+
+    def __init__(self) -> None:
+        self._probe: PortProbe | None = None
+        self._seen = False
+
+    def prepare(self) -> None:
+        """Find a port."""
+        self.port = free_port_pair()
+        self._probe, self._seen = PortProbe("127.0.0.1", self.port), False
+
+    def alive(self) -> bool:
+        """Whether the port answers, once it has."""
+        assert self._probe is not None
+        if not self._seen:
+            self._seen = self._probe.answers()
+            return True
+        return self._probe()
+
+    def discard(self) -> None:
+        """It ends with the evaluator."""
+
+    def stop(self) -> None:
+        """Likewise."""

@@ -1,0 +1,418 @@
+"""Runs an upstream evaluator over a set of routes, in as many attempts as it takes.
+
+An evaluator is given all routes that have no verdict yet. Its process and the simulator are watched from
+here: if one dies or hangs, the route under way has lost its progress, both are started anew, and that route
+is tried again, a set number of times. What upstream says of a route is kept as it says it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from tickdrive.leaderboard.carla_session import free_port
+from tickdrive.leaderboard.upstream.checkout import Checkout
+from tickdrive.leaderboard.upstream.records import (
+    AGENT_CRASHED,
+    SENSORS_INVALID,
+    SIMULATION_CRASHED,
+    Drive,
+    Records,
+    read_checkpoint,
+    verdicts,
+)
+from tickdrive.leaderboard.upstream.runner import RunnerSpec
+from tickdrive.leaderboard.upstream.simulators import SimulatorHost
+from tickdrive.planner.errors import ConfigError, ServerError
+from tickdrive.planner.files import write_atomically
+
+_POLL_S = 0.2
+_END_S = 3.0
+_HANG_MARGIN_S = 60.0
+_TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class UpstreamAgent:
+    """An agent as the evaluator's command line names it."""
+
+    path: Path
+    config: str
+    track: str = "SENSORS"
+
+
+@dataclass(frozen=True)
+class SuiteSettings:
+    """How a suite is run.
+
+    Attributes:
+        repetitions: how often each route is driven.
+        seed: of the Traffic Manager.
+        timeout_s: upstream's ``--timeout``: for the agent's setup, a tick, a call to the simulator.
+        hang_s: how long simulated time may stand still; None: `timeout_s` and a minute, so that upstream's
+            own timeouts come first.
+        retries: how often a route whose drive was lost is tried again.
+    """
+
+    repetitions: int = 1
+    seed: int = 0
+    timeout_s: float = 300.0
+    hang_s: float | None = None
+    retries: int = 2
+
+    @property
+    def hangs_after_s(self) -> float:
+        """When a standstill counts as one."""
+        return self.timeout_s + _HANG_MARGIN_S if self.hang_s is None else self.hang_s
+
+
+class SuiteObserver(Protocol):
+    """Told what happens."""
+
+    def at(self, drive: Drive, sim_s: float) -> None:
+        """A drive is under way."""
+
+    def done(self, drive: Drive, record: Mapping[str, Any], wall_s: float) -> None:
+        """A drive has its verdict."""
+
+    def lost(self, drive: Drive | None, why: str, again: bool) -> None:
+        """A drive (or, None, a start) was lost."""
+
+
+class SuiteRun:
+    """One evaluation.
+
+    Args:
+        checkout: whose evaluator.
+        routes_file: upstream's route file.
+        records: what is to be driven of it, and what is known already.
+        agent: who drives.
+        folder: of the run; an absolute path.
+        simulator: where it drives.
+        settings: how.
+        observer: told what happens.
+    """
+
+    def __init__(
+        self,
+        checkout: Checkout,
+        routes_file: Path,
+        records: Records,
+        agent: UpstreamAgent,
+        folder: Path,
+        simulator: SimulatorHost,
+        settings: SuiteSettings,
+        observer: SuiteObserver,
+    ) -> None:
+        self._checkout = checkout
+        self._routes_file = routes_file
+        self._records = records
+        self._agent = agent
+        self._folder = folder
+        self._simulator = simulator
+        self._settings = settings
+        self._observer = observer
+        self._losses: Counter[Drive] = Counter()
+        self._false_starts = 0
+
+    def run(self) -> None:
+        """Drive until every drive has a verdict.
+
+        Raises:
+            ConfigError: upstream rejects the agent's sensors.
+            ServerError: the simulator cannot be had, or the evaluator ends before its first route.
+        """
+        try:
+            while pending := self._records.pending():
+                # upstream's repetitions are all of a file's routes or none: here each is a run of its own
+                repetition = min(drive.repetition for drive in pending)
+                self._attempt([drive for drive in pending if drive.repetition == repetition])
+        finally:
+            self._simulator.stop()
+
+    def save_folder(self, drive: Drive) -> Path:
+        """`SAVE_PATH` while a route is driven; Bench2Drive's own tools want all routes in one."""
+        own = f"rep{drive.repetition}" if self._checkout.suite.starts_carla else drive.route_id
+        return self._folder / "save" / own
+
+    def _attempt(self, drives: Sequence[Drive]) -> None:
+        self._simulator.prepare()
+        for drive in drives:
+            self._put_aside_logs(drive)
+        environment = self._environment(self.save_folder(drives[0]))
+        attempt = _Attempt(self._command(drives), self._log_path(), environment, self._checkout)
+        driven = {drive.route: drive for drive in drives}
+        why: str | None = None
+        try:
+            while why is None and attempt.running():
+                self._listen(attempt, driven)
+                if not self._simulator.alive():
+                    why = "the simulator died"
+                elif attempt.still_s() > self._settings.hangs_after_s:
+                    why = f"simulated time stood still for {attempt.still_s():.0f} s"
+        except KeyboardInterrupt:
+            attempt.end()
+            self._listen(attempt, driven)
+            raise
+        finally:
+            attempt.end()
+        simulator_died = not self._simulator.alive() and not self._checkout.suite.starts_carla
+        simulator_died = simulator_died or why == "the simulator died"
+        self._listen(attempt, driven, simulator_died)
+        if why is None and attempt.status:
+            why = f"the evaluator ended with status {attempt.status}"
+        if why is None and not attempt.verdicts:
+            why = "the evaluator ended without a result"
+        if why is not None:
+            self._simulator.discard()
+        self._account(attempt, why, simulator_died)
+
+    def _listen(self, attempt: _Attempt, driven: Mapping[str, Drive], simulator_died: bool = False) -> None:
+        """Take what the evaluator tells and what it wrote."""
+        for event in attempt.events():
+            if "route" in event:
+                attempt.begins(driven[str(event["route"]).rpartition("_rep")[0]])
+            elif attempt.under_way is not None:
+                self._observer.at(attempt.under_way, float(event["sim_s"]))
+        content = read_checkpoint(attempt.checkpoint)
+        if content and content["sensors"]:
+            self._records.sensors = content["sensors"]
+        for record in verdicts(content)[len(attempt.verdicts) :]:
+            attempt.verdicts.append(record)
+            drive = driven[record["route_id"].rpartition("_rep")[0]]
+            status = record["status"]
+            if status == SENSORS_INVALID:
+                raise ConfigError(
+                    f"The leaderboard rejects the agent's sensors (track {self._agent.track}).",
+                    f"{attempt.log_path} says which and why.",
+                )
+            of_simulator = status == SIMULATION_CRASHED or (simulator_died and status == AGENT_CRASHED)
+            if of_simulator and self._lose(drive, status.removeprefix("Failed - ")):
+                continue
+            self._records.add(drive, record)
+            self._observer.done(drive, record, attempt.wall_s(drive))
+            if attempt.under_way == drive:
+                attempt.under_way = None
+
+    def _account(self, attempt: _Attempt, why: str | None, simulator_died: bool) -> None:
+        """What becomes of the route under way, or of a run that did not begin."""
+        drive = attempt.under_way
+        if drive is not None and self._records.of(drive) is None and not attempt.has_verdict(drive):
+            if not self._lose(drive, why or "no result"):
+                status = SIMULATION_CRASHED if simulator_died else AGENT_CRASHED
+                self._records.lost(self._checkout, drive, status)
+                record = self._records.of(drive)
+                assert record is not None
+                self._observer.done(drive, record, attempt.wall_s(drive))
+            return
+        if attempt.verdicts or why is None:
+            self._false_starts = 0
+            return
+        self._false_starts += 1
+        again = simulator_died and self._false_starts <= self._settings.retries
+        self._observer.lost(None, why, again)
+        if not again:
+            raise ServerError(
+                f"No route began: {why}. The evaluator's log ends:\n{attempt.tail()}",
+                f"The whole log is {attempt.log_path}.",
+            )
+
+    def _lose(self, drive: Drive, why: str) -> bool:
+        """Count a lost drive; whether it is tried again."""
+        self._losses[drive] += 1
+        again = self._losses[drive] <= self._settings.retries
+        self._observer.lost(drive, why, again)
+        return again
+
+    def _put_aside_logs(self, drive: Drive) -> None:
+        """A lost drive's tick logs stay, but are not the route's."""
+        folder = self.save_folder(drive)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in tick_logs(folder, drive):
+            path.rename(path.with_name(f"lost-{int(time.time() * 1000)}-{path.name}"))
+
+    def _log_path(self) -> Path:
+        folder = self._folder / "logs"
+        folder.mkdir(exist_ok=True)
+        return folder / f"evaluator-{len(list(folder.glob('evaluator-*.log'))) + 1}.log"
+
+    def _environment(self, save: Path) -> dict[str, str]:
+        environment = {
+            **os.environ,
+            "LEADERBOARD_ROOT": str(self._checkout.leaderboard_root),
+            "SCENARIO_RUNNER_ROOT": str(self._checkout.scenario_runner_root),
+            "SAVE_PATH": str(save),
+            "CHECKPOINT_ENDPOINT": str(self._records.path),
+            "ROUTES": str(self._routes_file),
+            "TEAM_AGENT": str(self._agent.path),
+            "TEAM_CONFIG": self._agent.config,
+        }
+        if self._checkout.carla_root is not None:
+            environment["CARLA_ROOT"] = str(self._checkout.carla_root)
+        if self._checkout.suite.starts_carla:
+            environment["IS_BENCH2DRIVE"] = "True"
+        return environment
+
+    def _command(self, drives: Sequence[Drive]) -> RunnerSpec:
+        folder = self._folder / "attempt"
+        folder.mkdir(exist_ok=True)
+        routes, checkpoint = folder / "routes.xml", folder / "results.json"
+        checkpoint.unlink(missing_ok=True)
+        write_atomically(routes, part_of(self._routes_file, {drive.route for drive in drives}))
+        arguments = {
+            "host": self._simulator.host,
+            "port": self._simulator.port,
+            "traffic-manager-port": free_port(),
+            "traffic-manager-seed": self._settings.seed,
+            "timeout": self._settings.timeout_s,
+            "routes": routes,
+            "repetitions": 1,
+            "agent": self._agent.path,
+            "agent-config": self._agent.config,
+            "track": self._agent.track,
+            "checkpoint": checkpoint,
+            "debug-checkpoint": folder / "live.txt",
+        }
+        return RunnerSpec(
+            script=str(self._checkout.evaluator),
+            arguments=[f"--{name}={value}" for name, value in arguments.items()],
+            python_path=self._checkout.python_path,
+            # upstream counts every run's repetitions from 0
+            save_folders={f"{drive.route}_rep0": str(self.save_folder(drive)) for drive in drives},
+            parent=os.getpid(),
+            events=-1,
+        )
+
+
+class _Attempt:
+    """An evaluator's process, and what is known of it."""
+
+    def __init__(
+        self, spec: RunnerSpec, log_path: Path, environment: Mapping[str, str], checkout: Checkout
+    ) -> None:
+        self.log_path = log_path
+        self.checkpoint = Path(spec.arguments[-2].partition("=")[2])
+        self.under_way: Drive | None = None
+        self.verdicts: list[dict[str, Any]] = []
+        self._began: list[tuple[Drive, float]] = []
+        self._moved = time.monotonic()
+        self._last: str = ""
+        self._buffer = b""
+        self._family: dict[int, psutil.Process] = {}
+        self._events, theirs = os.pipe()
+        os.set_blocking(self._events, False)
+        spec = RunnerSpec(**{**vars(spec), "events": theirs})
+        with log_path.open("wb") as sink:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tickdrive.leaderboard.upstream.runner", spec.to_json()],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                cwd=checkout.working_folder,
+                env=dict(environment),
+                pass_fds=(theirs,),
+                start_new_session=True,  # Ctrl-C is this process's to handle
+            )
+        os.close(theirs)
+
+    @property
+    def status(self) -> int:
+        """Exit status; 0 while it runs."""
+        return self._process.returncode or 0
+
+    def running(self) -> bool:
+        """Wait a moment; whether it runs."""
+        select.select([self._events], [], [], _POLL_S)
+        self._note_family()
+        return self._process.poll() is None
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it told since."""
+        with suppress(BlockingIOError):
+            while data := os.read(self._events, 65536):
+                self._buffer += data
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            if (text := line.decode()) != self._last:  # simulated time that stands still is the same line
+                self._last, self._moved = text, time.monotonic()
+        return [json.loads(line) for line in lines]
+
+    def begins(self, drive: Drive) -> None:
+        """A drive begins; the one before has ended."""
+        self.under_way = drive
+        self._began.append((drive, time.monotonic()))
+
+    def wall_s(self, drive: Drive) -> float:
+        """How long a drive took, or has taken so far."""
+        times = [began for _, began in self._began] + [time.monotonic()]
+        places = [i for i, (each, _) in enumerate(self._began) if each == drive]
+        return times[places[-1] + 1] - times[places[-1]] if places else 0.0
+
+    def still_s(self) -> float:
+        """How long nothing new was told."""
+        return time.monotonic() - self._moved
+
+    def has_verdict(self, drive: Drive) -> bool:
+        """Whether upstream said something final of a drive, accepted or not."""
+        return any(record["route_id"].startswith(f"{drive.route}_rep") for record in self.verdicts)
+
+    def tail(self) -> str:
+        """Last lines of its log."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if "-- Wallclock" not in line)[-4000:].strip() or "(empty)"
+
+    def end(self) -> None:
+        """End it and all that it started, a CARLA of its own too."""
+        self._note_family()
+        family = [*self._family.values()]
+        if self._process.poll() is None:
+            self._process.terminate()
+        for member in family:
+            with suppress(psutil.Error):
+                member.terminate()
+        psutil.wait_procs(family, timeout=_END_S)
+        for member in family:
+            with suppress(psutil.Error):
+                member.kill()
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _note_family(self) -> None:
+        """Remember what it starts: once it is gone nobody knows whose it was."""
+        with suppress(psutil.Error):
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                self._family.setdefault(child.pid, child)
+
+
+def part_of(routes_file: Path, names: set[str]) -> bytes:
+    """A route file with only these routes, as they are in it."""
+    root = ET.parse(routes_file).getroot()
+    part = ET.Element(root.tag, root.attrib)
+    for route in root.iter("route"):
+        if f"RouteScenario_{route.get('id')}" in names:
+            part.append(copy.deepcopy(route))
+    return ET.tostring(part, encoding="utf-8", xml_declaration=True)
+
+
+def tick_logs(folder: Path, drive: Drive) -> list[Path]:
+    """A drive's tick logs, the latest last."""
+    # upstream's own name of the repetition: see `SuiteRun.run`
+    logs = [*folder.glob("ticks*.jsonl"), *folder.glob(f"{drive.route}_rep*.ticks*.jsonl")]
+    return sorted(logs, key=lambda path: path.stat().st_mtime)
