@@ -169,11 +169,11 @@ def _missing_files(checkout: Checkout) -> Iterator[str]:
 def _wrong_version(checkout: Checkout) -> Iterator[str]:
     try:
         text = (checkout.leaderboard_root / _STATISTICS).read_text(errors="replace")
+        is_bench2drive = "CARLA_ROOT" in checkout.evaluator.read_text(errors="replace")
     except OSError:
         return  # said already
     found = re.search(r"COLLISION_PEDESTRIAN:\s*([\d.]+)", text)
     taken = float(found.group(1)) if found else None
-    is_bench2drive = "CARLA_ROOT" in checkout.evaluator.read_text(errors="replace")
     fitting = [
         suite.name
         for suite in SUITES.values()

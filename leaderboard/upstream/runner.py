@@ -73,8 +73,8 @@ def main(arguments: list[str]) -> None:
 
 def prepare(python_path: list[str]) -> None:
     """Make upstream's code importable in this interpreter, and in those that it starts."""
-    # not our own folder: `leaderboard` and `agents` are upstream's and CARLA's names
-    sys.path[:] = [entry for entry in sys.path if entry]
+    # not the present folder, which `python -m` adds: in ours, `leaderboard` and `agents` are other packages
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", os.getcwd())]
     sys.path[0:0] = python_path
     sys.path.append(str(_FALLBACK))
     inherited = os.environ.get("PYTHONPATH")
