@@ -228,7 +228,7 @@ def _table(content: Mapping[str, Any], latency: Mapping[str, Any]) -> Table:
     table = Table(title=f"Evaluation: {content['entry_status']}", title_justify="left")
     for name in ("route", "status"):
         table.add_column(name)
-    for name in ("score", "completion %", "penalty", "infractions", "sim s", "tick p50 / p99 ms"):
+    for name in ("score", "done %", "penalty", "infr.", "sim s", "p50 ms", "p99 ms"):
         table.add_column(name, justify="right")
     for record in checkpoint["records"]:
         scores = record["scores"]
@@ -241,7 +241,8 @@ def _table(content: Mapping[str, Any], latency: Mapping[str, Any]) -> Table:
             f"{scores['score_penalty']:.2f}",
             str(record["num_infractions"]),
             f"{record['meta']['duration_game']:.0f}",
-            f"{total['p50_ms']:.1f} / {total['p99_ms']:.1f}" if total else "",
+            f"{total['p50_ms']:.1f}" if total else "",
+            f"{total['p99_ms']:.1f}" if total else "",
         )
     if checkpoint["global_record"]:
         table.add_section()

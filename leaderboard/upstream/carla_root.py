@@ -118,7 +118,7 @@ def server_command(own: Sequence[str], carla: Sequence[str], watch: str | None) 
     """
     flags = parse_flags(carla)
     options = dict(each.removeprefix("--").partition("=")[::2] for each in own)
-    names = [*town_names(), *(town_files(Path(options["towns"])) if "towns" in options else ())]
+    names = [*town_files(Path(options["towns"]))] if "towns" in options else [*town_names()]
     command = [sys.executable, "-m", "tickdrive.leaderboard.simulator.server"]
     command += [
         "--town",

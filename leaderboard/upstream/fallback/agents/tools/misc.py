@@ -33,7 +33,10 @@ def is_within_distance(
     max_distance: float,
     angle_interval: Sequence[float] | None = None,
 ) -> bool:
-    """Whether the target is that near, and, where given, seen within these angles off straight ahead."""
+    """Whether the target is that near, and, where given, seen within these angles off straight ahead.
+
+    CARLA's own leaves out the lower angle itself: on a road along an axis that is what stands right ahead.
+    """
     target, reference = target_transform.location, reference_transform.location
     x, y = target.x - reference.x, target.y - reference.y
     distance = math.hypot(x, y)
@@ -45,7 +48,7 @@ def is_within_distance(
         return True
     forward = reference_transform.get_forward_vector()
     cosine = (forward.x * x + forward.y * y) / distance
-    return bool(angle_interval[0] < math.degrees(math.acos(max(-1.0, min(1.0, cosine)))) < angle_interval[1])
+    return bool(angle_interval[0] <= math.degrees(math.acos(max(-1.0, min(1.0, cosine)))) < angle_interval[1])
 
 
 def compute_magnitude_angle(
