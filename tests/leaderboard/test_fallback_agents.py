@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import carla
@@ -69,19 +70,22 @@ def drive(world: carla.World, agent: BasicAgent, vehicle: carla.Vehicle, ticks: 
 def test_the_basic_agent_drives_round_a_corner_to_its_goal(world):
     town = world.get_map()
     planner = GlobalRoutePlanner(town, 2.0)
-    start = straight(world)
-
-    def options(place: carla.Transform) -> set[RoadOption]:
-        return {option for _, option in planner.trace_route(start.transform.location, place.location)}
-
     turns = {RoadOption.LEFT, RoadOption.RIGHT}
     changes = {RoadOption.CHANGELANELEFT, RoadOption.CHANGELANERIGHT}
-    goal = next(
-        place for place in town.get_spawn_points() if options(place) & turns and not options(place) & changes
-    )
+    places = [place.location for place in town.get_spawn_points()]
+    for start_at, goal in itertools.pairwise(places):
+        way = planner.trace_route(start_at, goal)
+        options = {option for _, option in way}
+        if (
+            options & turns
+            and not options & changes
+            and way[0][0].transform.location.distance(start_at) < 3.0
+        ):
+            break
+    start = town.get_waypoint(start_at)
     vehicle = spawn(world, start)
     agent = BasicAgent(vehicle, 30, {"ignore_traffic_lights": True}, town, planner)
-    agent.set_destination(goal.location)
+    agent.set_destination(goal)
     end = agent.get_local_planner().get_plan()[-1][0].transform.location
     furthest = 0.0
     for _ in range(4000):
