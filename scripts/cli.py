@@ -161,6 +161,14 @@ def evaluate(
         ),
     ] = None,
     towns: TownsOption = None,
+    skip_unknown_towns: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unknown-towns",
+            help="Leave out routes in towns that the embedded simulator has not.",
+            rich_help_panel=_UPSTREAM,
+        ),
+    ] = False,
     track: Annotated[
         str, typer.Option(help="Track of an agent given by its path.", rich_help_panel=_UPSTREAM)
     ] = "SENSORS",
@@ -209,6 +217,7 @@ def evaluate(
                 towns=towns,
                 carla=carla,
                 subset=subset,
+                skip_unknown_towns=skip_unknown_towns,
                 agent=agent,
                 agent_config=agent_config,
                 wrap=wrap,
@@ -578,6 +587,33 @@ def bench_sim(
     from tickdrive.scripts import bench as command
 
     command.simulator(ticks, town, vehicles, walkers, json_file)
+
+
+@bench.command("scenarios")
+def bench_scenarios(
+    suite: Annotated[str, typer.Option(help="leaderboard-2.0, leaderboard-2.1 or bench2drive.")],
+    leaderboard_root: Annotated[
+        Path | None, typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.")
+    ] = None,
+    scenario_runner_root: Annotated[
+        Path | None, typer.Option(envvar="SCENARIO_RUNNER_ROOT", help="The scenario_runner's checkout.")
+    ] = None,
+    towns: TownsOption = None,
+    types: Annotated[str, typer.Option(help="Only these scenario types, by comma.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: runs/<date>-scenarios.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Every scenario type of an upstream scenario_runner, once: does it start and end here?"""
+    from tickdrive.scripts import bench_scenarios as command
+
+    chosen = tuple(filter(None, types.split(",")))
+    command.run(
+        command.ScenarioBenchOptions(
+            suite, leaderboard_root, scenario_runner_root, towns, chosen, out, json_file
+        )
+    )
 
 
 @bench.command("accuracy")

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class SuiteOptions:
     towns: Path | None = None
     carla: str | None = None
     subset: str = ""
+    skip_unknown_towns: bool = False
     agent: str = "diffusion"
     agent_config: str | None = None
     wrap: bool = True
@@ -75,7 +77,8 @@ def run(options: SuiteOptions) -> None:
         )
     routes = read_routes(options.routes, options.subset)
     towns = options.towns or checkout.towns
-    _check_routes(routes, checkout, towns, embedded=options.carla is None and options.carla_root is None)
+    routes = _in_known_towns(routes, options, towns)
+    _check_scenarios(routes, checkout)
     folder = (options.out or new_run_folder(f"{options.suite}-{options.routes.stem}")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     drives = [Drive(route.name, k) for route in routes for k in range(options.settings.repetitions)]
@@ -122,7 +125,7 @@ def run(options: SuiteOptions) -> None:
         options.json_file, {"schema": 1, "results": content["_checkpoint"]["records"], "global": content}
     )
     if interrupted:
-        error_console.print(f"stopped; go on with --resume --out {folder}")
+        error_console.print(f"stopped; go on with --resume --out {folder}", soft_wrap=True)
         sys.exit(130)
 
 
@@ -142,35 +145,49 @@ def _drive(suite: SuiteRun) -> bool:
     return False
 
 
-def _check_routes(routes: Sequence[Route], checkout: Checkout, towns: Path | None, embedded: bool) -> None:
-    """Say before anything starts what could not be driven, and what upstream would skip without a word."""
+def _check_scenarios(routes: Sequence[Route], checkout: Checkout) -> None:
+    """Say before anything starts what upstream would skip without a word, or stumble over."""
     types = [scenario.type for route in routes for scenario in route.scenarios]
     for name, count in unknown_scenarios(types, checkout).items():
         console.print(
             f"  {count} of type {name}: not known to this scenario_runner, the leaderboard skips them",
             style="yellow",
         )
-    if checkout.suite.starts_carla:
-        bare = [route.id for route in routes if not route.scenarios]
-        if bare:
-            raise RouteError(
-                f"Bench2Drive's evaluator needs a scenario in every route; {', '.join(bare)} have none.",
-                "Leave them out with --subset.",
-            )
-    if not embedded:
-        return
-    known = {*town_names(), *(town_files(towns) if towns else ())}
-    missing = sorted({route.town for route in routes} - known)
-    if missing:
-        ids = [route.id for route in routes if route.town in missing]
-        large = [town for town in missing if town in _LARGE_TOWNS]
+    bare = [route.id for route in routes if not route.scenarios]
+    if bare and checkout.suite.starts_carla:
         raise RouteError(
-            f"The embedded simulator has no {', '.join(missing)} (routes {', '.join(ids[:8])}"
-            f"{' …' if len(ids) > 8 else ''}).",
-            "Name a folder with their OpenDRIVE files (--towns, or --carla-root of a CARLA)"
-            + (f"; of {', '.join(large)} CARLA's maps are needed and a CARLA to run them" if large else "")
-            + "; or leave these routes out with --subset.",
+            f"Bench2Drive's evaluator needs a scenario in every route; {', '.join(bare)} have none.",
+            "Leave them out with --subset.",
         )
+
+
+def _in_known_towns(routes: Sequence[Route], options: SuiteOptions, towns: Path | None) -> tuple[Route, ...]:
+    """The routes, as far as the embedded simulator has their towns; of another server that is not known.
+
+    Raises:
+        RouteError: it has not, and they are not to be left out; or nothing would be left.
+    """
+    if options.carla is not None or (options.suite == "bench2drive" and options.carla_root is not None):
+        return tuple(routes)
+    known = {*town_names(), *(town_files(towns) if towns else ())}
+    unknown = [route for route in routes if route.town not in known]
+    rest = tuple(route for route in routes if route.town in known)
+    if unknown and options.skip_unknown_towns and rest:
+        left_out = Counter(route.town for route in unknown)
+        listed = ", ".join(f"{count} in {town}" for town, count in sorted(left_out.items()))
+        console.print(f"  left out {len(unknown)} of {len(routes)} routes: {listed}", style="yellow")
+        return rest
+    if unknown:
+        names = sorted({route.town for route in unknown})
+        large = [name for name in names if name in _LARGE_TOWNS]
+        ids = ", ".join(route.id for route in unknown[:8]) + (" …" if len(unknown) > 8 else "")
+        raise RouteError(
+            f"The embedded simulator has no {', '.join(names)} (routes {ids}).",
+            "Name a folder with their OpenDRIVE files (--towns, or --carla-root of a CARLA)"
+            + (f"; {', '.join(large)} need a CARLA and its maps" if large else "")
+            + "; or leave these routes out (--skip-unknown-towns, --subset).",
+        )
+    return rest
 
 
 def _simulator(

@@ -1,0 +1,287 @@
+"""Where scenario_runner's scenarios can be tried in towns at hand: a short route for each type.
+
+The official routes are nearly all in CARLA's large maps. What a type needs of a road (lanes, a junction, a
+turn) is looked for in the towns there are, and a route is laid through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from xml.sax.saxutils import quoteattr
+
+import carla
+
+_SIGNAL = "1000001"
+_STEP_M = 2.0
+_RUN_UP_M = 30.0
+_TURN_DEG = 40.0
+_LANE_M = 120.0
+_JUNCTION_RUN_UP_M = 60.0
+_JUNCTION_TRIGGER_M = 30.0
+_BEYOND_JUNCTION_M = 40.0
+Parameters = Mapping[str, str | tuple[str, str]]
+_TWO_WAYS = (
+    "AccidentTwoWays",
+    "ConstructionObstacleTwoWays",
+    "ParkedObstacleTwoWays",
+    "VehicleOpensDoorTwoWays",
+)
+_OBSTACLE: Parameters = {"distance": "40", "direction": "right", "speed": "40"}
+_FLOW: Parameters = {"flow_speed": "9", "source_dist_interval": ("20", "30")}
+_OPPOSITE: Parameters = {"frequency": ("30", "90")}
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a scenario type asks of a road.
+
+    Attributes:
+        road: "lane", "lanes" (another in the same direction, to the left), "two ways" (the next lane is the
+            opposite one), "parking" (parking beside), "junction" or "bicycles" (a bicycle lane beside).
+        turn: of the route through a junction: left, right or straight.
+        signals: whether the junction has lights; None: either.
+        crossroads: the junction can be left in all three directions.
+        parameters: of the scenario: name -> value, or (from, to).
+        flow: traffic: "beside" the route in the lane to its left, "across" the junction, or "cut in".
+    """
+
+    road: str
+    turn: str = "straight"
+    signals: bool | None = None
+    crossroads: bool = False
+    parameters: Parameters = field(default_factory=dict)
+    flow: str = ""
+
+
+NEEDS: Mapping[str, Need] = {
+    **{
+        name: Need("lanes", parameters=_OBSTACLE)
+        for name in ("Accident", "ConstructionObstacle", "ParkedObstacle")
+    },
+    **{name: Need("two ways", parameters={**_OBSTACLE, **_OPPOSITE}) for name in _TWO_WAYS},
+    "HazardAtSideLane": Need(
+        "lanes", parameters={**_OBSTACLE, "bicycle_drive_distance": "50", "bicycle_speed": "8"}
+    ),
+    "HazardAtSideLaneTwoWays": Need(
+        "two ways",
+        parameters={
+            "distance": "40",
+            "frequency": "90",
+            "bicycle_drive_distance": "50",
+            "bicycle_speed": "8",
+        },
+    ),
+    "HardBreakRoute": Need("lane"),
+    "ControlLoss": Need("lane"),
+    "InvadingTurn": Need("two ways", parameters={"distance": "60", "offset": "0.27"}),
+    "DynamicObjectCrossing": Need("lane", parameters={"distance": "40", "direction": "right"}),
+    "ParkingCrossingPedestrian": Need("parking", parameters={"distance": "40", "direction": "right"}),
+    "ParkingCutIn": Need("parking", parameters={"direction": "right"}),
+    "ParkingExit": Need(
+        "parking",
+        parameters={"direction": "right", "front_vehicle_distance": "9", "behind_vehicle_distance": "9"},
+    ),
+    "StaticCutIn": Need("lanes", parameters={"distance": "50", "direction": "left"}),
+    "HighwayCutIn": Need("lanes", flow="cut in"),
+    "SequentialLaneChange": Need("lanes"),
+    "YieldToEmergencyVehicle": Need("lanes", parameters={"distance": "30"}),
+    "EnterActorFlow": Need("lanes", parameters=_FLOW, flow="beside"),
+    "EnterActorFlowV2": Need("lanes", parameters=_FLOW, flow="beside"),
+    "HighwayExit": Need("lanes", parameters=_FLOW, flow="beside"),
+    "MergerIntoSlowTraffic": Need("lanes", parameters=_FLOW, flow="beside"),
+    "MergerIntoSlowTrafficV2": Need("lanes", parameters=_FLOW, flow="beside"),
+    "InterurbanActorFlow": Need("junction", "left", False, True, _FLOW, flow="across"),
+    "InterurbanAdvancedActorFlow": Need("junction", "left", False, True, _FLOW, flow="across"),
+    "CrossingBicycleFlow": Need("bicycles", parameters=_FLOW, flow="beside"),
+    "BlockedIntersection": Need("junction", "left"),
+    "PedestrianCrossing": Need("junction", "straight", True),
+    "PriorityAtJunction": Need("junction", "straight", True),
+    "OppositeVehicleRunningRedLight": Need("junction", "straight", True, True, {"direction": "right"}),
+    "OppositeVehicleTakingPriority": Need("junction", "straight", False, True, {"direction": "right"}),
+    "NoSignalJunctionCrossingRoute": Need("junction", "straight", False),
+    "SignalizedJunctionLeftTurn": Need("junction", "left", True, True, _FLOW),
+    "SignalizedJunctionRightTurn": Need("junction", "right", True, True, _FLOW),
+    "NonSignalizedJunctionLeftTurn": Need("junction", "left", False, True, _FLOW),
+    "NonSignalizedJunctionRightTurn": Need("junction", "right", False, True, _FLOW),
+    "SignalizedJunctionLeftTurnEnterFlow": Need("junction", "left", True, True, _FLOW),
+    "NonSignalizedJunctionLeftTurnEnterFlow": Need("junction", "left", False, True, _FLOW),
+    "T_Junction": Need("junction", "right"),
+    "VehicleTurningRoute": Need("junction", "right"),
+    "VehicleTurningRoutePedestrian": Need("junction", "right"),
+    "VanillaSignalizedTurnEncounterGreenLight": Need("junction", "right", True),
+    "VanillaSignalizedTurnEncounterGreenLightLong": Need("junction", "right", True),
+    "VanillaSignalizedTurnEncounterRedLight": Need("junction", "right", True),
+    "VanillaSignalizedTurnEncounterRedLightLong": Need("junction", "right", True),
+    "VanillaNonSignalizedTurn": Need("junction", "right", False),
+    "VanillaNonSignalizedTurnEncounterStopsign": Need("junction", "right", False),
+    "VanillaNonSignalizedTurnEncounterStopsignLong": Need("junction", "right", False),
+}
+"""Scenario types of routes, of the leaderboards and Bench2Drive."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for a scenario: a route's waypoints, and where the scenario triggers."""
+
+    waypoints: tuple[carla.Waypoint, ...]
+    trigger: carla.Waypoint
+
+
+def find_sites(town: carla.Map, need: Need) -> Iterator[Site]:
+    """Places in a town that have what is needed, spread over it."""
+    for start in town.generate_waypoints(31.0):
+        if start.is_junction or start.lane_type != carla.LaneType.Driving:
+            continue
+        site = _junction_site(start, need) if need.road == "junction" else _lane_site(start, need)
+        if site is not None:
+            yield site
+
+
+def _lane_site(start: carla.Waypoint, need: Need) -> Site | None:
+    way = _straight_on(start, _LANE_M)
+    if way is None or not all(_has(each, need.road) for each in way[:: len(way) // 6]):
+        return None
+    return Site((way[0], way[-1]), way[int(_RUN_UP_M / _STEP_M)])
+
+
+def _straight_on(start: carla.Waypoint, length_m: float) -> list[carla.Waypoint] | None:
+    """The lane ahead, where there is no junction on it."""
+    way = [start]
+    while len(way) * _STEP_M < length_m:
+        following = way[-1].next(_STEP_M)
+        if len(following) != 1 or following[0].is_junction:
+            return None
+        way.append(following[0])
+    return way
+
+
+def _has(lane: carla.Waypoint, road: str) -> bool:
+    left, right = lane.get_left_lane(), lane.get_right_lane()
+    if road == "lane":
+        return True
+    if road in ("parking", "bicycles"):
+        wanted = carla.LaneType.Parking if road == "parking" else carla.LaneType.Biking
+        return right is not None and right.lane_type == wanted
+    drivable = left is not None and left.lane_type == carla.LaneType.Driving
+    return drivable and (left.lane_id * lane.lane_id > 0) == (road == "lanes")
+
+
+def _junction_site(start: carla.Waypoint, need: Need) -> Site | None:
+    way = [start]
+    while not way[-1].is_junction:
+        following = way[-1].next(_STEP_M)
+        if not following or len(way) * _STEP_M > 3 * _JUNCTION_RUN_UP_M:
+            return None
+        way.append(following[0])
+    before = way[-2]
+    if len(way) * _STEP_M < _JUNCTION_RUN_UP_M:
+        return None
+    # lights stand some metres before a junction or on its own roads
+    has_signals = bool(way[-10].get_landmarks_of_type(40.0, _SIGNAL, False))
+    if need.signals is not None and has_signals != need.signals:
+        return None
+    exits = [exit_ for inside in before.next(_STEP_M) if (exit_ := _through(inside)) is not None]
+    if need.crossroads and {"left", "straight", "right"} - {_turn(before, exit_) for exit_ in exits}:
+        return None
+    for exit_ in exits:
+        if _turn(before, exit_) == need.turn:
+            beyond = _straight_on(exit_, _BEYOND_JUNCTION_M)
+            if beyond is not None:
+                at = len(way) - int(_JUNCTION_RUN_UP_M / _STEP_M)
+                trigger = way[len(way) - int(_JUNCTION_TRIGGER_M / _STEP_M)]
+                return Site((way[at], beyond[5], beyond[-1]), trigger)
+    return None
+
+
+def _through(inside: carla.Waypoint) -> carla.Waypoint | None:
+    """Where a lane in a junction leaves it."""
+    for _ in range(60):
+        if not inside.is_junction:
+            return inside
+        following = inside.next(_STEP_M)
+        if not following:
+            return None
+        inside = following[0]
+    return None
+
+
+def _turn(before: carla.Waypoint, after: carla.Waypoint) -> str:
+    bend = (after.transform.rotation.yaw - before.transform.rotation.yaw + 180.0) % 360.0 - 180.0
+    if abs(bend) < _TURN_DEG / 2:
+        return "straight"
+    return "none" if abs(bend) < _TURN_DEG or abs(bend) > 180 - _TURN_DEG else "right" if bend > 0 else "left"
+
+
+def route_xml(route_id: str, town: str, kind: str, need: Need, site: Site) -> str:
+    """A `<route>` with the scenario."""
+    places = "".join(f"<position {_place(each)}/>" for each in site.waypoints)
+    values = "".join(
+        f"<{name} from={quoteattr(value[0])} to={quoteattr(value[1])}/>"
+        if isinstance(value, tuple)
+        else f"<{name} value={quoteattr(value)}/>"
+        for name, value in need.parameters.items()
+    )
+    trigger = f'<trigger_point {_place(site.trigger)} yaw="{site.trigger.transform.rotation.yaw:.1f}"/>'
+    return (
+        f'<route id={quoteattr(route_id)} town={quoteattr(town)}><weathers><weather route_percentage="0" '
+        'sun_altitude_angle="70"/><weather route_percentage="100" sun_altitude_angle="70"/></weathers>'
+        f"<waypoints>{places}</waypoints><scenarios><scenario name={quoteattr(kind + '_1')} "
+        f"type={quoteattr(kind)}>{trigger}{values}{_flow(need, site)}</scenario></scenarios></route>"
+    )
+
+
+def _flow(need: Need, site: Site) -> str:
+    """Start and end of the traffic that some scenarios send."""
+    if not need.flow:
+        return ""
+    if need.flow == "across":  # from the far side of the junction towards it
+        start, end = site.waypoints[-1], site.waypoints[0]
+        ends = [each.get_left_lane() or each for each in (start, end)]
+    else:
+        lane = site.trigger.get_left_lane() or site.trigger
+        behind, ahead = lane.previous(25.0), lane.next(120.0)
+        if need.road == "bicycles":
+            lane = site.trigger.get_right_lane() or site.trigger
+        ends = [(behind or [lane])[0], (ahead or [lane])[0]]
+    first, second = (
+        ("other_actor_location", "end_location")
+        if need.flow == "cut in"
+        else ("start_actor_flow", "end_actor_flow")
+    )
+    return f"<{first} {_place(ends[0])}/><{second} {_place(ends[1])}/>"
+
+
+def _place(waypoint: carla.Waypoint) -> str:
+    at = waypoint.transform.location
+    return f'x="{at.x:.1f}" y="{at.y:.1f}" z="{at.z:.1f}"'
+
+
+def routes_for(
+    types: Sequence[str], towns: Mapping[str, carla.Map], site_of_town: int = 1
+) -> tuple[str, dict[str, tuple[str, str]], dict[str, str]]:
+    """A route file that has each type once.
+
+    Args:
+        types: scenario types.
+        towns: name -> map, in the order in which they are looked through.
+        site_of_town: which of the fitting places is taken, from 0: the first is often at a map's edge.
+
+    Returns:
+        The file's text; route id -> (type, town); and type -> why there is no route for it.
+    """
+    texts, placed, missing = [], {}, {}
+    for number, kind in enumerate(types):
+        need = NEEDS.get(kind)
+        if need is None:
+            missing[kind] = "what it needs of a road is not known here"
+            continue
+        for town, map_ in towns.items():
+            found = [site for site, _ in zip(find_sites(map_, need), range(site_of_town + 1), strict=False)]
+            if found:
+                placed[str(number)] = (kind, town)
+                texts.append(route_xml(str(number), town, kind, need, found[-1]))
+                break
+        else:
+            missing[kind] = f"no place for it in {', '.join(towns)} ({need.road}, {need.turn})"
+    return f"<routes>{''.join(texts)}</routes>", placed, missing

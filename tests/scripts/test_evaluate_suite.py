@@ -1,0 +1,136 @@
+"""`tickdrive evaluate --suite`: a made-up leaderboard through the command itself."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from made_checkout import MadeCheckout, make_checkout, make_routes
+
+from tickdrive.leaderboard.upstream import checkout as checking
+from tickdrive.leaderboard.upstream.records import Drive
+from tickdrive.planner.errors import ConfigError, RouteError
+from tickdrive.scripts import evaluate_suite
+from tickdrive.scripts.evaluate_suite import SuiteOptions
+from tickdrive.scripts.suite_progress import time_left_s
+
+TOWN = "TickTown02"
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch) -> MadeCheckout:
+    monkeypatch.setattr(checking, "_PACKAGES", {})  # the made-up leaderboard needs none of upstream's
+    monkeypatch.setattr(checking, "version", lambda name: "0.8.3")
+    return make_checkout(tmp_path / "checkout")
+
+
+def options(made: MadeCheckout, routes: Path, **changes: object) -> SuiteOptions:
+    agent = made.leaderboard / "my_agent.py"
+    agent.write_text("")
+    given = {
+        "suite": "leaderboard-2.1",
+        "routes": routes,
+        "leaderboard_root": made.leaderboard,
+        "scenario_runner_root": made.scenario_runner,
+        "agent": str(agent),
+        **changes,
+    }
+    return SuiteOptions(**given)  # type: ignore[arg-type]
+
+
+def test_results_latency_and_logs_and_another_agent_is_refused(made, tmp_path, capsys):
+    routes = make_routes(tmp_path / "routes.xml", ["1", "agent"], TOWN, scenario="Unheard")
+    out = tmp_path / "out"
+    evaluate_suite.run(options(made, routes, out=out, json_file=tmp_path / "figures.json"))
+    said = capsys.readouterr().out
+    assert "2 of type Unheard: not known to this scenario_runner" in said
+    assert "1 of 2  RouteScenario_1_rep0: 100.0, Perfect" in said
+    results = json.loads((out / "results.json").read_text())
+    # as upstream writes it: nothing added, and its mean
+    assert sorted(results) == ["_checkpoint", "eligible", "entry_status", "labels", "sensors", "values"]
+    assert results["_checkpoint"]["global_record"]["scores_mean"]["score_composed"] == 50.0
+    assert json.loads((tmp_path / "figures.json").read_text())["global"] == results
+    # the made-up evaluator wrote the agent's configuration where a log should be: damaged, and said so
+    latency = json.loads((out / "results.json.latency.json").read_text())
+    assert list(latency["unmeasured"]) == ["RouteScenario_1_rep0", "RouteScenario_agent_rep0"]
+    config = (out / "save/RouteScenario_1_rep0/ticks.jsonl").read_text()
+    assert config == str(out / "config.yaml")
+    assert f"agent: {made.leaderboard / 'my_agent.py'}" in Path(config).read_text()
+    with pytest.raises(ConfigError, match="track was 'SENSORS', now 'MAP'"):
+        evaluate_suite.run(options(made, routes, out=out, resume=True, track="MAP"))
+
+
+def test_towns_that_are_not_there_are_named_or_left_out(made, tmp_path, capsys):
+    text = make_routes(tmp_path / "a.xml", ["1"], TOWN).read_text().removesuffix("</routes>")
+    text += make_routes(tmp_path / "b.xml", ["2", "3"], "Town12").read_text().removeprefix("<routes>")
+    routes = tmp_path / "both.xml"
+    routes.write_text(text)
+    with pytest.raises(RouteError) as caught:
+        evaluate_suite.run(options(made, routes, out=tmp_path / "out"))
+    assert "no Town12 (routes 2, 3)" in str(caught.value)
+    assert "Town12 need a CARLA and its maps" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    evaluate_suite.run(options(made, routes, out=tmp_path / "out", skip_unknown_towns=True))
+    assert "left out 2 of 3 routes: 2 in Town12" in capsys.readouterr().out
+    records = json.loads((tmp_path / "out/results.json").read_text())["_checkpoint"]["records"]
+    assert [record["route_id"] for record in records] == ["RouteScenario_1_rep0"]
+
+
+def test_wrong_options_are_said_before_anything_is_made(made, tmp_path):
+    routes = make_routes(tmp_path / "routes.xml", ["1"], TOWN)
+    with pytest.raises(ConfigError, match="--resume needs the folder"):
+        evaluate_suite.run(options(made, routes, resume=True))
+    with pytest.raises(ConfigError, match="There is no agent 'nobody'"):
+        evaluate_suite.run(options(made, routes, agent="nobody", out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_leaves_results_to_go_on_with_and_no_process(made, tmp_path, number):
+    routes = make_routes(tmp_path / "routes.xml", ["1", "hang-once", "2"], TOWN)
+    out = tmp_path / "out"
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "from pathlib import Path\n"
+        "import test_evaluate_suite as tests\n"
+        "tests.checking._PACKAGES = {}\n"
+        "tests.checking.version = lambda name: '0.8.3'\n"
+        "made = tests.make_checkout(Path(sys.argv[3]))\n"
+        "tests.evaluate_suite.run(tests.options(made, Path(sys.argv[4]), out=Path(sys.argv[5])))\n"
+    )
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
+    arguments = [*folders, str(tmp_path / "checkout"), str(routes), str(out)]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
+    marks = out / "attempt/hang-once.been"
+    until = time.monotonic() + 60.0
+    while not marks.exists():
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30.0)
+    assert process.returncode == 130
+    assert f"go on with --resume --out {out}" in errors
+    assert psutil.wait_procs(family, timeout=10.0)[1] == []
+    results = json.loads((out / "results.json").read_text())
+    assert [r["route_id"] for r in results["_checkpoint"]["records"]] == ["RouteScenario_1_rep0"]
+    evaluate_suite.run(options(made, routes, out=out, resume=True))
+    results = json.loads((out / "results.json").read_text())
+    assert [r["status"] for r in results["_checkpoint"]["records"]] == ["Perfect"] * 3
+    assert results["entry_status"] == "Finished"
+
+
+def test_the_estimate_is_by_metre_driven_and_honest_about_not_knowing():
+    assert time_left_s([100.0, 300.0], 0.0, 0.0, 5.0) is None
+    assert time_left_s([100.0, 300.0], 200.0, 50.0, 0.0) == 100.0
+    assert time_left_s([100.0], 200.0, 50.0, 10.0) == 15.0
+    assert time_left_s([100.0], 200.0, 50.0, 99.0) == 0.0
+
+
+def test_a_drive_is_named_as_upstream_names_it():
+    assert Drive("RouteScenario_7", 2).route_id == "RouteScenario_7_rep2"
