@@ -8,23 +8,17 @@ is tried again, a set number of times. What upstream says of a route is kept as 
 from __future__ import annotations
 
 import copy
-import json
 import os
-import select
-import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from tickdrive.leaderboard.carla_session import free_port
+from tickdrive.leaderboard.upstream.attempt import Attempt
 from tickdrive.leaderboard.upstream.checkout import Checkout
 from tickdrive.leaderboard.upstream.records import (
     AGENT_CRASHED,
@@ -40,10 +34,7 @@ from tickdrive.leaderboard.upstream.simulators import SimulatorHost
 from tickdrive.planner.errors import ConfigError, ServerError
 from tickdrive.planner.files import write_atomically
 
-_POLL_S = 0.2
-_END_S = 3.0
 _HANG_MARGIN_S = 60.0
-_TAIL_LINES = 15
 
 
 @dataclass(frozen=True)
@@ -126,6 +117,7 @@ class SuiteRun:
         self._simulator = simulator
         self._settings = settings
         self._observer = observer
+        self._checkpoint = folder / "attempt" / "results.json"
         self._losses: Counter[Drive] = Counter()
         self._false_starts = 0
 
@@ -154,7 +146,13 @@ class SuiteRun:
         for drive in drives:
             self._put_aside_logs(drive)
         environment = self._environment(self.save_folder(drives[0]))
-        attempt = _Attempt(self._command(drives), self._log_path(), environment, self._checkout)
+        attempt = Attempt(
+            self._command(drives),
+            self._checkpoint,
+            self._log_path(),
+            environment,
+            self._checkout.working_folder,
+        )
         driven = {drive.route: drive for drive in drives}
         why: str | None = None
         try:
@@ -181,8 +179,10 @@ class SuiteRun:
             self._simulator.discard()
         self._account(attempt, why, simulator_died)
 
-    def _listen(self, attempt: _Attempt, driven: Mapping[str, Drive], simulator_died: bool = False) -> None:
-        """Take what the evaluator tells and what it wrote."""
+    def _listen(
+        self, attempt: Attempt, driven: Mapping[str, Drive], simulator_died: bool | None = None
+    ) -> None:
+        """Take what the evaluator tells and wrote; whether the simulator died is asked if not known."""
         for event in attempt.events():
             if "route" in event:
                 attempt.begins(driven[str(event["route"]).rpartition("_rep")[0]])
@@ -192,6 +192,8 @@ class SuiteRun:
         if content and content["sensors"]:
             self._records.sensors = content["sensors"]
         for record in verdicts(content)[len(attempt.verdicts) :]:
+            if simulator_died is None:  # asked after reading: what it died before, it may be the reason of
+                simulator_died = not self._simulator.alive()
             attempt.verdicts.append(record)
             drive = driven[record["route_id"].rpartition("_rep")[0]]
             status = record["status"]
@@ -208,7 +210,7 @@ class SuiteRun:
             if attempt.under_way == drive:
                 attempt.under_way = None
 
-    def _account(self, attempt: _Attempt, why: str | None, simulator_died: bool) -> None:
+    def _account(self, attempt: Attempt, why: str | None, simulator_died: bool) -> None:
         """What becomes of the route under way, or of a run that did not begin."""
         drive = attempt.under_way
         if drive is not None and self._records.of(drive) is None and not attempt.has_verdict(drive):
@@ -270,8 +272,8 @@ class SuiteRun:
     def _command(self, drives: Sequence[Drive]) -> RunnerSpec:
         folder = self._folder / "attempt"
         folder.mkdir(exist_ok=True)
-        routes, checkpoint = folder / "routes.xml", folder / "results.json"
-        checkpoint.unlink(missing_ok=True)
+        routes = folder / "routes.xml"
+        self._checkpoint.unlink(missing_ok=True)
         write_atomically(routes, part_of(self._routes_file, {drive.route for drive in drives}))
         arguments = {
             "host": self._simulator.host,
@@ -284,7 +286,7 @@ class SuiteRun:
             "agent": self._agent.path,
             "agent-config": self._agent.config,
             "track": self._agent.track,
-            "checkpoint": checkpoint,
+            "checkpoint": self._checkpoint,
             "debug-checkpoint": folder / "live.txt",
         }
         return RunnerSpec(
@@ -296,109 +298,6 @@ class SuiteRun:
             parent=os.getpid(),
             events=-1,
         )
-
-
-class _Attempt:
-    """An evaluator's process, and what is known of it."""
-
-    def __init__(
-        self, spec: RunnerSpec, log_path: Path, environment: Mapping[str, str], checkout: Checkout
-    ) -> None:
-        self.log_path = log_path
-        self.checkpoint = Path(spec.arguments[-2].partition("=")[2])
-        self.under_way: Drive | None = None
-        self.verdicts: list[dict[str, Any]] = []
-        self._began: list[tuple[Drive, float]] = []
-        self._moved = time.monotonic()
-        self._last: str = ""
-        self._buffer = b""
-        self._family: dict[int, psutil.Process] = {}
-        self._events, theirs = os.pipe()
-        os.set_blocking(self._events, False)
-        spec = RunnerSpec(**{**vars(spec), "events": theirs})
-        with log_path.open("wb") as sink:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tickdrive.leaderboard.upstream.runner", spec.to_json()],
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                cwd=checkout.working_folder,
-                env=dict(environment),
-                pass_fds=(theirs,),
-                start_new_session=True,  # Ctrl-C is this process's to handle
-            )
-        os.close(theirs)
-
-    @property
-    def status(self) -> int:
-        """Exit status; 0 while it runs."""
-        return self._process.returncode or 0
-
-    def running(self) -> bool:
-        """Wait a moment; whether it runs."""
-        select.select([self._events], [], [], _POLL_S)
-        self._note_family()
-        return self._process.poll() is None
-
-    def events(self) -> list[dict[str, Any]]:
-        """What it told since."""
-        with suppress(BlockingIOError):
-            while data := os.read(self._events, 65536):
-                self._buffer += data
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            if (text := line.decode()) != self._last:  # simulated time that stands still is the same line
-                self._last, self._moved = text, time.monotonic()
-        return [json.loads(line) for line in lines]
-
-    def begins(self, drive: Drive) -> None:
-        """A drive begins; the one before has ended."""
-        self.under_way = drive
-        self._began.append((drive, time.monotonic()))
-
-    def wall_s(self, drive: Drive) -> float:
-        """How long a drive took, or has taken so far."""
-        times = [began for _, began in self._began] + [time.monotonic()]
-        places = [i for i, (each, _) in enumerate(self._began) if each == drive]
-        return times[places[-1] + 1] - times[places[-1]] if places else 0.0
-
-    def still_s(self) -> float:
-        """How long nothing new was told."""
-        return time.monotonic() - self._moved
-
-    def has_verdict(self, drive: Drive) -> bool:
-        """Whether upstream said something final of a drive, accepted or not."""
-        return any(record["route_id"].startswith(f"{drive.route}_rep") for record in self.verdicts)
-
-    def tail(self) -> str:
-        """Last lines of its log."""
-        lines = self.log_path.read_text(errors="replace").splitlines()
-        return "\n".join(line for line in lines if "-- Wallclock" not in line)[-4000:].strip() or "(empty)"
-
-    def end(self) -> None:
-        """End it and all that it started, a CARLA of its own too."""
-        self._note_family()
-        family = [*self._family.values()]
-        if self._process.poll() is None:
-            self._process.terminate()
-        for member in family:
-            with suppress(psutil.Error):
-                member.terminate()
-        psutil.wait_procs(family, timeout=_END_S)
-        for member in family:
-            with suppress(psutil.Error):
-                member.kill()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _note_family(self) -> None:
-        """Remember what it starts: once it is gone nobody knows whose it was."""
-        with suppress(psutil.Error):
-            for child in psutil.Process(self._process.pid).children(recursive=True):
-                self._family.setdefault(child.pid, child)
 
 
 def part_of(routes_file: Path, names: set[str]) -> bytes:
