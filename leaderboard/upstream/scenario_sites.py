@@ -6,6 +6,7 @@ turn) is looked for in the towns there are, and a route is laid through it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.sax.saxutils import quoteattr
@@ -14,12 +15,12 @@ import carla
 
 _SIGNAL = "1000001"
 _STEP_M = 2.0
-_RUN_UP_M = 30.0
 _TURN_DEG = 40.0
-_LANE_M = 120.0
 _JUNCTION_RUN_UP_M = 60.0
 _JUNCTION_TRIGGER_M = 30.0
-_BEYOND_JUNCTION_M = 40.0
+# metres before the trigger, of the whole lane, beyond a junction; many scenarios end some way behind their
+# place, so the longest that a town has is taken
+_SIZES = ((60.0, 300.0, 120.0), (50.0, 200.0, 80.0), (30.0, 120.0, 40.0))
 Parameters = Mapping[str, str | tuple[str, str]]
 _TWO_WAYS = (
     "AccidentTwoWays",
@@ -128,21 +129,31 @@ class Site:
     trigger: carla.Waypoint
 
 
-def find_sites(town: carla.Map, need: Need) -> Iterator[Site]:
-    """Places in a town that have what is needed, spread over it."""
+def find_sites(town: carla.Map, need: Need, size: tuple[float, float, float] = _SIZES[-1]) -> Iterator[Site]:
+    """Places in a town that have what is needed, spread over it.
+
+    Args:
+        town: where to look.
+        need: of the scenario.
+        size: metres before the trigger, of the whole lane, and beyond a junction.
+    """
     for start in town.generate_waypoints(31.0):
         if start.is_junction or start.lane_type != carla.LaneType.Driving:
             continue
-        site = _junction_site(start, need) if need.road == "junction" else _lane_site(start, need)
+        run_up_m, lane_m, beyond_m = size
+        if need.road == "junction":
+            site = _junction_site(start, need, beyond_m)
+        else:
+            site = _lane_site(start, need, run_up_m, lane_m)
         if site is not None:
             yield site
 
 
-def _lane_site(start: carla.Waypoint, need: Need) -> Site | None:
-    way = _straight_on(start, _LANE_M)
+def _lane_site(start: carla.Waypoint, need: Need, run_up_m: float, length_m: float) -> Site | None:
+    way = _straight_on(start, length_m)
     if way is None or not all(_has(each, need.road) for each in way[:: len(way) // 6]):
         return None
-    return Site((way[0], way[-1]), way[int(_RUN_UP_M / _STEP_M)])
+    return Site((way[0], way[-1]), way[int(run_up_m / _STEP_M)])
 
 
 def _straight_on(start: carla.Waypoint, length_m: float) -> list[carla.Waypoint] | None:
@@ -167,7 +178,7 @@ def _has(lane: carla.Waypoint, road: str) -> bool:
     return drivable and (left.lane_id * lane.lane_id > 0) == (road == "lanes")
 
 
-def _junction_site(start: carla.Waypoint, need: Need) -> Site | None:
+def _junction_site(start: carla.Waypoint, need: Need, beyond_m: float) -> Site | None:
     way = [start]
     while not way[-1].is_junction:
         following = way[-1].next(_STEP_M)
@@ -186,7 +197,7 @@ def _junction_site(start: carla.Waypoint, need: Need) -> Site | None:
         return None
     for exit_ in exits:
         if _turn(before, exit_) == need.turn:
-            beyond = _straight_on(exit_, _BEYOND_JUNCTION_M)
+            beyond = _straight_on(exit_, beyond_m)
             if beyond is not None:
                 at = len(way) - int(_JUNCTION_RUN_UP_M / _STEP_M)
                 trigger = way[len(way) - int(_JUNCTION_TRIGGER_M / _STEP_M)]
@@ -276,8 +287,8 @@ def routes_for(
         if need is None:
             missing[kind] = "what it needs of a road is not known here"
             continue
-        for town, map_ in towns.items():
-            found = [site for site, _ in zip(find_sites(map_, need), range(site_of_town + 1), strict=False)]
+        for size, (town, map_) in itertools.product(_SIZES, towns.items()):
+            found = list(itertools.islice(find_sites(map_, need, size), site_of_town + 1))
             if found:
                 placed[str(number)] = (kind, town)
                 texts.append(route_xml(str(number), town, kind, need, found[-1]))
