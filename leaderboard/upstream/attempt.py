@@ -16,11 +16,12 @@ from typing import Any
 
 import psutil
 
-from tickdrive.leaderboard.upstream.records import Drive
+from tickdrive.leaderboard.upstream.records import Drive, read_checkpoint
 from tickdrive.leaderboard.upstream.runner import RunnerSpec
 
 _POLL_S = 0.2
 _END_S = 3.0
+_FAMILY_EVERY_S = 1.0
 _TAIL_CHARACTERS = 4000
 
 
@@ -55,6 +56,8 @@ class Attempt:
         self._moved = time.monotonic()
         self._last: str = ""
         self._buffer = b""
+        self._noted = 0.0
+        self._written: tuple[int, int] | None = None
         self._family: dict[int, psutil.Process] = {}
         self._events, theirs = os.pipe()
         os.set_blocking(self._events, False)
@@ -80,7 +83,8 @@ class Attempt:
     def running(self) -> bool:
         """Wait a moment; whether it runs."""
         select.select([self._events], [], [], _POLL_S)
-        self._note_family()
+        if time.monotonic() - self._noted > _FAMILY_EVERY_S:  # it looks at every process there is
+            self._note_family()
         return self._process.poll() is None
 
     def events(self) -> list[dict[str, Any]]:
@@ -93,6 +97,18 @@ class Attempt:
             if (text := line.decode()) != self._last:  # simulated time that stands still is the same line
                 self._last, self._moved = text, time.monotonic()
         return [json.loads(line) for line in lines]
+
+    def results(self) -> dict[str, Any] | None:
+        """Its results file, where that changed since and is whole."""
+        try:
+            status = self.checkpoint.stat()
+        except FileNotFoundError:
+            return None
+        written = status.st_mtime_ns, status.st_size
+        content = read_checkpoint(self.checkpoint) if written != self._written else None
+        if content is not None:
+            self._written = written
+        return content
 
     def begins(self, drive: Drive) -> None:
         """A drive begins; the one before has ended."""
@@ -142,6 +158,7 @@ class Attempt:
 
     def _note_family(self) -> None:
         """Remember what it starts: once it is gone nobody knows whose it was."""
+        self._noted = time.monotonic()
         with suppress(psutil.Error):
             for child in psutil.Process(self._process.pid).children(recursive=True):
                 self._family.setdefault(child.pid, child)

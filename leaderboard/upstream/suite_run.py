@@ -26,7 +26,6 @@ from tickdrive.leaderboard.upstream.records import (
     SIMULATION_CRASHED,
     Drive,
     Records,
-    read_checkpoint,
     verdicts,
 )
 from tickdrive.leaderboard.upstream.runner import RunnerSpec
@@ -188,7 +187,7 @@ class SuiteRun:
                 attempt.begins(driven[str(event["route"]).rpartition("_rep")[0]])
             elif attempt.under_way is not None:
                 self._observer.at(attempt.under_way, float(event["sim_s"]))
-        content = read_checkpoint(attempt.checkpoint)
+        content = attempt.results()
         if content and content["sensors"]:
             self._records.sensors = content["sensors"]
         for record in verdicts(content)[len(attempt.verdicts) :]:

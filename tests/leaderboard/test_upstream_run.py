@@ -116,7 +116,7 @@ def test_losses_cost_one_routes_progress_and_are_told_apart_from_agent_failures(
 
 
 def test_a_route_that_is_lost_every_time_gets_a_verdict_and_the_next_is_driven(evaluation):
-    results = evaluation.run(["kill", "die", "simulation", "1"], retries=1)
+    results = evaluation.run(["kill", "die", "simulation", "1"], retries=0)
     assert statuses(results) == {
         "kill_rep0": CRASHED,
         "die_rep0": "Failed - Agent crashed",
