@@ -1,7 +1,7 @@
 """An agent that drives a route whatever happens on it, and notes what becomes of its scenarios.
 
 For `tickdrive bench scenarios`: it looks into the evaluator, so it is no agent to compare with. Where it is
-stuck it is put further on along the route.
+stuck or thrown off, it is put further on along the route.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from leaderboard.autoagents.autonomous_agent import AutonomousAgent, Track
 _SPEED_KMH = 30
 _STUCK_TICKS = 80
 _PUT_ON_POINTS = 14
+_OFF_ROUTE_M = 8.0
 
 
 def get_entry_point() -> str:
@@ -51,7 +52,7 @@ class ProbeAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
         control = self._driver.run_step()
         moving = self._ego.get_velocity().length() > 0.5
         self._stuck = 0 if moving else self._stuck + 1
-        if self._stuck > _STUCK_TICKS:
+        if self._stuck > _STUCK_TICKS or min(self._distances()) > _OFF_ROUTE_M:
             self._put_on()
         return control
 
@@ -76,9 +77,12 @@ class ProbeAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
         self._driver = BasicAgent(self._ego, _SPEED_KMH, options, town)
         self._driver.set_global_plan(self._way)
 
-    def _put_on(self) -> None:
+    def _distances(self) -> list[float]:
         here = self._ego.get_location()
-        distances = [here.distance(waypoint.transform.location) for waypoint, _ in self._way]
+        return [here.distance(waypoint.transform.location) for waypoint, _ in self._way]
+
+    def _put_on(self) -> None:
+        distances = self._distances()
         at = min(distances.index(min(distances)) + _PUT_ON_POINTS, len(self._way) - 1)
         place = self._way[at][0].transform
         place.location.z += 0.5

@@ -21,12 +21,17 @@ _JUNCTION_TRIGGER_M = 30.0
 # metres before the trigger, of the whole lane, beyond a junction; many scenarios end some way behind their
 # place, so the longest that a town has is taken
 _SIZES = ((60.0, 300.0, 120.0), (50.0, 200.0, 80.0), (30.0, 120.0, 40.0))
+_CAR_M = 2.0
+_BESIDE = {
+    "parking": (carla.LaneType.Parking, carla.LaneType.Shoulder),
+    "bicycles": (carla.LaneType.Biking,),
+    "lanes to the right": (carla.LaneType.Driving,),
+}
 Parameters = Mapping[str, str | tuple[str, str]]
 _TWO_WAYS = (
     "AccidentTwoWays",
     "ConstructionObstacleTwoWays",
     "ParkedObstacleTwoWays",
-    "VehicleOpensDoorTwoWays",
 )
 _OBSTACLE: Parameters = {"distance": "40", "direction": "right", "speed": "40"}
 _FLOW: Parameters = {"flow_speed": "9", "source_dist_interval": ("20", "30")}
@@ -38,12 +43,13 @@ class Need:
     """What a scenario type asks of a road.
 
     Attributes:
-        road: "lane", "lanes" (another in the same direction, to the left), "two ways" (the next lane is the
-            opposite one), "parking" (parking beside), "junction" or "bicycles" (a bicycle lane beside).
+        road: "lane", "lanes" (another in the same direction, to the left), "lanes to the right", "two ways"
+            (the next lane is the opposite one), "parking" or "bicycles" (room for them beside), "junction".
         turn: of the route through a junction: left, right or straight.
         signals: whether the junction has lights; None: either.
         crossroads: the junction can be left in all three directions.
         parameters: of the scenario: name -> value, or (from, to).
+        at_start: it triggers where the route begins.
         flow: traffic: "beside" the route in the lane to its left, "across" the junction, or "cut in".
     """
 
@@ -53,6 +59,7 @@ class Need:
     crossroads: bool = False
     parameters: Parameters = field(default_factory=dict)
     flow: str = ""
+    at_start: bool = False
 
 
 NEEDS: Mapping[str, Need] = {
@@ -73,6 +80,7 @@ NEEDS: Mapping[str, Need] = {
             "bicycle_speed": "8",
         },
     ),
+    "VehicleOpensDoorTwoWays": Need("parking", parameters={"distance": "40", **_OPPOSITE}),
     "HardBreakRoute": Need("lane"),
     "ControlLoss": Need("lane"),
     "InvadingTurn": Need("two ways", parameters={"distance": "60", "offset": "0.27"}),
@@ -82,9 +90,10 @@ NEEDS: Mapping[str, Need] = {
     "ParkingExit": Need(
         "parking",
         parameters={"direction": "right", "front_vehicle_distance": "9", "behind_vehicle_distance": "9"},
+        at_start=True,
     ),
     "StaticCutIn": Need("lanes", parameters={"distance": "50", "direction": "left"}),
-    "HighwayCutIn": Need("lanes", flow="cut in"),
+    "HighwayCutIn": Need("lanes to the right", flow="cut in"),
     "SequentialLaneChange": Need("lanes"),
     "YieldToEmergencyVehicle": Need("lanes", parameters={"distance": "30"}),
     "EnterActorFlow": Need("lanes", parameters=_FLOW, flow="beside"),
@@ -153,7 +162,7 @@ def _lane_site(start: carla.Waypoint, need: Need, run_up_m: float, length_m: flo
     way = _straight_on(start, length_m)
     if way is None or not all(_has(each, need.road) for each in way[:: len(way) // 6]):
         return None
-    return Site((way[0], way[-1]), way[int(run_up_m / _STEP_M)])
+    return Site((way[0], way[-1]), way[1 if need.at_start else int(run_up_m / _STEP_M)])
 
 
 def _straight_on(start: carla.Waypoint, length_m: float) -> list[carla.Waypoint] | None:
@@ -171,9 +180,9 @@ def _has(lane: carla.Waypoint, road: str) -> bool:
     left, right = lane.get_left_lane(), lane.get_right_lane()
     if road == "lane":
         return True
-    if road in ("parking", "bicycles"):
-        wanted = carla.LaneType.Parking if road == "parking" else carla.LaneType.Biking
-        return right is not None and right.lane_type == wanted
+    if road in _BESIDE:
+        room_m = _CAR_M if road == "parking" else 0.0
+        return right is not None and right.lane_type in _BESIDE[road] and right.lane_width >= room_m
     drivable = left is not None and left.lane_type == carla.LaneType.Driving
     return drivable and (left.lane_id * lane.lane_id > 0) == (road == "lanes")
 
@@ -250,7 +259,8 @@ def _flow(need: Need, site: Site) -> str:
         start, end = site.waypoints[-1], site.waypoints[0]
         ends = [each.get_left_lane() or each for each in (start, end)]
     else:
-        lane = site.trigger.get_left_lane() or site.trigger
+        side = site.trigger.get_right_lane() if need.flow == "cut in" else site.trigger.get_left_lane()
+        lane = side or site.trigger
         behind, ahead = lane.previous(25.0), lane.next(120.0)
         if need.road == "bicycles":
             lane = site.trigger.get_right_lane() or site.trigger
