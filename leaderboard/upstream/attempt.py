@@ -38,6 +38,7 @@ class Attempt:
     Attributes:
         under_way: the drive that began last, until its verdict.
         verdicts: what upstream said of drives so far.
+        crashed: it said that the simulation crashed: nothing more is to be had of it.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Attempt:
         self.checkpoint = checkpoint
         self.under_way: Drive | None = None
         self.verdicts: list[dict[str, Any]] = []
+        self.crashed = False
         self._began: list[tuple[Drive, float]] = []
         self._moved = time.monotonic()
         self._last: str = ""

@@ -155,7 +155,7 @@ class SuiteRun:
         driven = {drive.route: drive for drive in drives}
         why: str | None = None
         try:
-            while why is None and attempt.running():
+            while why is None and not attempt.crashed and attempt.running():
                 self._listen(attempt, driven)
                 if not self._simulator.alive():
                     why = "the simulator died"
@@ -201,6 +201,8 @@ class SuiteRun:
                     f"The leaderboard rejects the agent's sensors (track {self._agent.track}).",
                     f"{attempt.log_path} says which and why.",
                 )
+            # upstream stops then, but cleans up first, which takes a timeout for every call to what is gone
+            attempt.crashed = attempt.crashed or status == SIMULATION_CRASHED
             of_simulator = status == SIMULATION_CRASHED or (simulator_died and status == AGENT_CRASHED)
             if of_simulator and self._lose(drive, status.removeprefix("Failed - ")):
                 continue

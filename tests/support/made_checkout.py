@@ -66,6 +66,7 @@ for index, route in enumerate(routes):
     statistics.write_statistics()
     crashed = failure == "Simulation crashed"
     if crashed:
+        time.sleep(600)  # upstream cleans up, and waits for what is gone
         break
 settings.synchronous_mode, settings.fixed_delta_seconds = False, None
 world.apply_settings(settings)
