@@ -50,7 +50,8 @@ class Need:
         crossroads: the junction can be left in all three directions.
         parameters: of the scenario: name -> value, or (from, to).
         at_start: it triggers where the route begins.
-        flow: traffic: "beside" the route in the lane to its left, "across" the junction, or "cut in".
+        flow: traffic: "beside" the route in the lane to its left, "through" the junction as the route,
+            "across" it towards the route, or "cut in".
     """
 
     road: str
@@ -97,10 +98,10 @@ NEEDS: Mapping[str, Need] = {
     "SequentialLaneChange": Need("lanes"),
     "YieldToEmergencyVehicle": Need("lanes", parameters={"distance": "30"}),
     "EnterActorFlow": Need("lanes", parameters=_FLOW, flow="beside"),
-    "EnterActorFlowV2": Need("lanes", parameters=_FLOW, flow="beside"),
-    "HighwayExit": Need("lanes", parameters=_FLOW, flow="beside"),
+    "EnterActorFlowV2": Need("junction", parameters=_FLOW, flow="through"),
+    "HighwayExit": Need("junction", parameters=_FLOW, flow="through"),
     "MergerIntoSlowTraffic": Need("lanes", parameters=_FLOW, flow="beside"),
-    "MergerIntoSlowTrafficV2": Need("lanes", parameters=_FLOW, flow="beside"),
+    "MergerIntoSlowTrafficV2": Need("junction", parameters=_FLOW, flow="through"),
     "InterurbanActorFlow": Need("junction", "left", False, True, _FLOW, flow="across"),
     "InterurbanAdvancedActorFlow": Need("junction", "left", False, True, _FLOW, flow="across"),
     "CrossingBicycleFlow": Need("bicycles", parameters=_FLOW, flow="beside"),
@@ -258,6 +259,8 @@ def _flow(need: Need, site: Site) -> str:
     if need.flow == "across":  # from the far side of the junction towards it
         start, end = site.waypoints[-1], site.waypoints[0]
         ends = [each.get_left_lane() or each for each in (start, end)]
+    elif need.flow == "through":
+        ends = [site.trigger.next(10.0)[0], site.waypoints[-1]]
     else:
         side = site.trigger.get_right_lane() if need.flow == "cut in" else site.trigger.get_left_lane()
         lane = side or site.trigger

@@ -16,7 +16,8 @@ import pytest
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.upstream.checkout import SUITES, Checkout, open_checkout
 from tickdrive.planner.errors import ConfigError
-from tickdrive.scripts import evaluate_suite
+from tickdrive.scripts import bench_scenarios, evaluate_suite
+from tickdrive.scripts.bench_scenarios import ScenarioBenchOptions
 from tickdrive.scripts.evaluate_suite import SuiteOptions
 
 ROOTS = [os.environ.get(name) for name in ("LEADERBOARD_ROOT", "SCENARIO_RUNNER_ROOT")]
@@ -125,3 +126,21 @@ def test_upstreams_own_agent_measured_with_the_simulator_killed_in_the_midst(
     assert_driven(evaluate(checkout, routes, tmp_path / "out", str(agent)), tmp_path / "out")
     assert killed
     assert "RouteScenario_1_rep0: the simulator died; tried again" in capsys.readouterr().out
+
+
+def test_scenario_types_start_and_end(checkout, tmp_path, capsys):
+    bench_scenarios.run(
+        ScenarioBenchOptions(
+            suite=checkout.suite.name,
+            leaderboard_root=checkout.leaderboard_root,
+            scenario_runner_root=checkout.scenario_runner_root,
+            towns=None,
+            types=("ControlLoss", "VehicleTurningRoute", "CrossingBicycleFlow"),
+            out=tmp_path / "out",
+            json_file=tmp_path / "scenarios.json",
+        )
+    )
+    assert "3 types: 2 started, 2 ended" in capsys.readouterr().out
+    rows = {row["type"]: row for row in json.loads((tmp_path / "scenarios.json").read_text())["results"]}
+    assert rows["ControlLoss"]["ended"] == rows["VehicleTurningRoute"]["ended"] == "SUCCESS"
+    assert rows["CrossingBicycleFlow"]["error"].startswith("no place for it in TickTown01")
