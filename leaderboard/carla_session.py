@@ -227,13 +227,8 @@ class CarlaSession:
         """
         if self.dead:
             return False
-        client = carla.Client(self.host, self.port, 1)
-        client.set_timeout(_FIRST_CALL_S)
-        try:
-            if self._is_alive() and client.get_server_version():
-                return True
-        except RuntimeError:
-            pass
+        if self._is_alive() and server_answers(self.host, self.port):
+            return True
         self._give_up()
         return False
 
@@ -283,3 +278,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def server_answers(host: str, port: int) -> bool:
+    """Whether a CARLA server answers within seconds; asked by a client of its own."""
+    client = carla.Client(host, port, 1)
+    client.set_timeout(_FIRST_CALL_S)
+    try:
+        return bool(client.get_server_version())
+    except RuntimeError:
+        return False

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tickdrive.leaderboard.carla_session import free_port
+from tickdrive.leaderboard.carla_session import free_port, server_answers
 from tickdrive.leaderboard.upstream.attempt import Attempt
 from tickdrive.leaderboard.upstream.checkout import Checkout
 from tickdrive.leaderboard.upstream.records import (
@@ -34,6 +34,8 @@ from tickdrive.planner.errors import ConfigError, ServerError
 from tickdrive.planner.files import write_atomically
 
 _HANG_MARGIN_S = 60.0
+_DIED = "the simulator died"
+_SILENT = "the simulator does not answer"
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,11 @@ class SuiteRun:
             while why is None and not attempt.crashed and attempt.running():
                 self._listen(attempt, driven)
                 if not self._simulator.alive():
-                    why = "the simulator died"
+                    why = _DIED
                 elif attempt.still_s() > self._settings.hangs_after_s:
                     why = f"simulated time stood still for {attempt.still_s():.0f} s"
+                    if not server_answers(self._simulator.host, self._simulator.port):
+                        why = _SILENT
         except KeyboardInterrupt:
             attempt.end()
             self._listen(attempt, driven)
@@ -168,7 +172,7 @@ class SuiteRun:
         finally:
             attempt.end()
         simulator_died = not self._simulator.alive() and not self._checkout.suite.starts_carla
-        simulator_died = simulator_died or why == "the simulator died"
+        simulator_died = simulator_died or why in (_DIED, _SILENT)
         self._listen(attempt, driven, simulator_died)
         if why is None and attempt.status:
             why = f"the evaluator ended with status {attempt.status}"

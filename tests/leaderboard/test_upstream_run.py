@@ -137,6 +137,14 @@ def test_a_hang_ends(evaluation):
     assert time.monotonic() - started < 60.0
 
 
+def test_a_simulator_that_stands_still_is_not_the_agents_failure(evaluation):
+    results = evaluation.run(["stop", "1"], hang_s=3.0, retries=0)
+    assert statuses(results) == {"stop_rep0": CRASHED, "1_rep0": "Perfect"}
+    assert evaluation.told.lines[0] == (
+        "lost RouteScenario_stop_rep0: the simulator does not answer; again False"
+    )
+
+
 def test_repetitions_are_in_upstreams_order(evaluation):
     results = evaluation.run(["1", "2"], repetitions=2)
     assert list(statuses(results)) == ["1_rep0", "1_rep1", "2_rep0", "2_rep1"]

@@ -1,8 +1,8 @@
 """A checkout of a leaderboard as small as can be: upstream's files, functions and formats, no scenarios.
 
 Its evaluator drives nothing: it ticks the real simulator for a while. What a route is to go wrong with is in
-its id: `die` (the process), `kill` (it kills the simulator), `hang`, `agent` (the agent fails), `simulation`
-(upstream says that the simulation crashed). With `-once` behind it, only the first time.
+its id: `die` (the process), `kill` (it kills the simulator), `stop` (it stops it), `hang`, `agent` (the agent
+fails), `simulation` (upstream says that the simulation crashed). With `-once` behind it, only the first time.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ for index, route in enumerate(routes):
         open(marks, "w").close()
         if what == "die":
             os.kill(os.getpid(), signal.SIGSEGV)
-        if what == "kill":
-            next(p for p in psutil.process_iter(["cmdline"])
-                 if f"--port {args.port}" in " ".join(p.info["cmdline"] or ())).kill()
+        if what in ("kill", "stop"):
+            simulator = next(p for p in psutil.process_iter(["cmdline"])
+                             if f"--port {args.port}" in " ".join(p.info["cmdline"] or ()))
+            simulator.kill() if what == "kill" else simulator.suspend()
             world.tick()
         if what == "hang":
             time.sleep(600)
