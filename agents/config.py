@@ -13,7 +13,7 @@ from pathlib import Path
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError, did_you_mean
 
-PERCEPTION_KINDS = ("compact", "vlm")
+PERCEPTION_KINDS = ("compact", "vlm", "random")
 PLANNER_KINDS = ("diffusion", "constant_velocity")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
@@ -107,15 +107,18 @@ class PerceptionConfig:
     """Which feature extractor runs before the planner.
 
     Attributes:
-        kind: "compact" (ships trained) or "vlm" (a Hugging Face vision-language model; extra `vlm`).
+        kind: "compact" (ships trained), "vlm" (a Hugging Face vision-language model; extra `vlm`), or
+            "random" (tokens drawn anew each tick: it times a planner, and cannot drive).
         checkpoint: folder or shipped name; empty: the one beside the planner's checkpoint.
         model: model name or folder for kind "vlm".
+        random_tokens: numbers of VL and of reasoning tokens for kind "random"; the default is the study's.
         zero_tokens: ablation: VL, reasoning and observation tokens are zeroed before the planner sees them.
     """
 
     kind: str = "compact"
     checkpoint: str = ""
     model: str = ""
+    random_tokens: list[int] = field(default_factory=lambda: [512, 7])
     zero_tokens: bool = False
 
     def __post_init__(self) -> None:
@@ -124,6 +127,11 @@ class PerceptionConfig:
             raise ConfigError(
                 "perception.kind is 'vlm' and perception.model is empty.",
                 "Name a Hugging Face model or a local folder, for example Qwen/Qwen3-VL-4B-Instruct.",
+            )
+        if len(self.random_tokens) != 2 or min(self.random_tokens) < 1:
+            raise ConfigError(
+                f"perception.random_tokens is {self.random_tokens}.",
+                "Give two whole numbers of at least 1, VL and reasoning tokens, for example [512, 7].",
             )
 
 

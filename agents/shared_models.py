@@ -104,6 +104,7 @@ def shared_models(config: AgentConfig) -> SharedModels:
         perception.kind,
         perception.checkpoint,
         perception.model,
+        tuple(perception.random_tokens),
     )
     with _LOCK:
         if key not in _CACHE:
@@ -112,7 +113,7 @@ def shared_models(config: AgentConfig) -> SharedModels:
 
 
 def _load(config: AgentConfig, checkpoint: Path) -> SharedModels:
-    torch.set_num_threads(config.threads or _spare_cores())
+    torch.set_num_threads(config.threads or spare_cores())
     planner = config.planner
     policy = DiffusionPolicy.from_pretrained(checkpoint)
     engine = build_engine(planner.engine, policy, planner.device, planner.dtype)
@@ -125,8 +126,8 @@ def _load(config: AgentConfig, checkpoint: Path) -> SharedModels:
     return SharedModels(extractor=extractor, engine=engine, checkpoint=checkpoint, timing=timing)
 
 
-def _spare_cores() -> int:
-    """All cores but one, at most four.
+def spare_cores() -> int:
+    """Torch threads of an agent whose `threads` is 0: all cores but one, at most four.
 
     Simulator and evaluator need one: a torch thread whose core is taken by another process is waited for by
     all others, spinning, and a tick of 30 ms was seen to take 5 s. More than four do not help small networks.

@@ -104,23 +104,25 @@ def summarize(table: TickTable, budget_ms: float = TICK_BUDGET_MS) -> LatencySum
     """
     if not len(table):
         raise DataError(f"{table.path} holds no ticks.", "Drive at least one tick, then read the log again.")
-    stages = [_stage("total", 0, table.total_ms)]
-    stages += [_stage(stage.name, stage.depth + 1, table.stage_ms[stage.name]) for stage in table.stages]
-    stages.append(_stage("other", 1, table.other_ms))
+    stages = [stage_latency("total", 0, table.total_ms)]
+    stages += [
+        stage_latency(stage.name, stage.depth + 1, table.stage_ms[stage.name]) for stage in table.stages
+    ]
+    stages.append(stage_latency("other", 1, table.other_ms))
     has_outside = not np.isnan(table.outside_ms).all()
     return LatencySummary(
         stages=tuple(stages),
         misses=int((table.total_ms > budget_ms).sum()),
         ticks=len(table),
         budget_ms=budget_ms,
-        outside=_stage("outside", 0, table.outside_ms) if has_outside else None,
+        outside=stage_latency("outside", 0, table.outside_ms) if has_outside else None,
         rungs=table.rung.counts(),
         guarded=int(table.guarded.sum()),
         engines=table.engine.counts(),
     )
 
 
-def _stage(name: str, depth: int, values_ms: np.ndarray) -> StageLatency:
+def stage_latency(name: str, depth: int, values_ms: np.ndarray) -> StageLatency:
     """Percentiles over the ticks in which the stage ran."""
     ran = values_ms[~np.isnan(values_ms)]
     p50, p90, p95, p99 = np.percentile(ran, (50, 90, 95, 99))

@@ -616,6 +616,24 @@ def bench_scenarios(
     )
 
 
+@bench.command("drive")
+def bench_drive(
+    preset: Annotated[str, typer.Option(help="compact, light, medium, seed, seed+n_layer=8, …")] = "seed",
+    ticks: Annotated[
+        int, typer.Option(help="Ticks to drive; the leaderboards end a route after 300 s.", min=10, max=6000)
+    ] = 1000,
+    steps: Annotated[int, typer.Option(help="DDIM steps of each tick.", min=1)] = 10,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto builds and measures engines first.")] = "auto",
+    json_file: JsonOption = None,
+) -> None:
+    """Agent and simulator together. Random weights, random features: it times, it does not drive."""
+    from tickdrive.scripts import bench_drive as command
+
+    command.run(command.DriveBenchmarkOptions(preset, ticks, steps, device, dtype, engine, json_file))
+
+
 @bench.command("accuracy")
 def bench_accuracy(
     recordings: Annotated[list[Path], typer.Argument(help="Folders of recordings (tickdrive record).")],

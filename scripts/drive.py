@@ -86,7 +86,7 @@ def run(options: DriveOptions) -> None:
                 )
             )
         if options.agent == "diffusion" and chosen.config is not None:
-            _load_models(chosen.config)
+            load_models(chosen.config)
         evaluator = Evaluator(evaluation, simulator.host, simulator.port, simulator.is_alive, opendrive)
         outcome = evaluator.run([route], chosen.spec, folder, observers)
     if live.first_tick_at is not None:
@@ -144,7 +144,7 @@ def _latency(folder: Path, budget_ms: float) -> LatencySummary | None:
     return summarize(table, budget_ms) if len(table) else None
 
 
-def _load_models(config: AgentConfig) -> None:
+def load_models(config: AgentConfig) -> None:
     """Load the weights where it can be watched, before the agent finds them in the process's cache."""
     from tickdrive.agents.shared_models import shared_models
 

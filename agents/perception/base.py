@@ -23,7 +23,7 @@ from tickdrive.planner.types import Features
 
 VL_SPAN = "vl"
 REASONING_SPAN = "reasoning"
-"""Names of the two spans that every extractor times its work by."""
+"""Names of the two spans that every extractor times its work by (kind `random` has its own, see there)."""
 
 
 class FeatureExtractor(Protocol):
@@ -58,7 +58,11 @@ Builder = Callable[[PerceptionConfig, Path | None, PolicyConfig, torch.device], 
 """(configuration, folder of trained weights or None, the planner's sizes, device) -> extractor."""
 
 _BUILDERS: dict[str, Builder] = {}
-_BUILT_IN = {"compact": "tickdrive.agents.perception.compact", "vlm": "tickdrive.agents.perception.vlm"}
+_BUILT_IN = {
+    "compact": "tickdrive.agents.perception.compact",
+    "vlm": "tickdrive.agents.perception.vlm",
+    "random": "tickdrive.agents.perception.random_features",
+}
 
 
 def register_extractor(name: str, builder: Builder) -> None:

@@ -190,3 +190,20 @@ def test_the_decision_is_learnt_from_what_is_seen():
     with torch.no_grad():
         accuracy = (network(*inputs)[1].decision.argmax(1) == label).float().mean()
     assert accuracy > 0.9
+
+
+def test_random_features_have_the_planners_sizes_and_differ_from_tick_to_tick():
+    policy = preset("light")
+    extractor = load_extractor(PerceptionConfig(kind="random"), None, policy)
+    inputs = extractor.example_inputs()
+    tracer = Tracer()
+    tracer.begin()
+    first, reasoning = extractor.extract(inputs, tracer)
+    assert [span.name for span in tracer.end().spans] == ["random_features"]
+    assert reasoning is None
+    assert first.vl_tokens.shape == (1, 512, 2560) and first.reasoning_tokens.shape == (1, 7, 2560)
+    assert first.observation_tokens.shape == (1, policy.n_observation, policy.observation_width)
+    second, _ = extractor.extract(inputs)
+    assert not torch.equal(first.vl_tokens, second.vl_tokens)
+    with pytest.raises(ConfigError, match=r"random_tokens is \[512\].*two whole numbers"):
+        PerceptionConfig(kind="random", random_tokens=[512])
