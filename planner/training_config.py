@@ -9,7 +9,7 @@ from pathlib import Path
 from tickdrive.planner.augment import AugmentConfig
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError, did_you_mean
-from tickdrive.planner.network_config import PRESETS
+from tickdrive.planner.network_config import preset as preset_config
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainingConfig:
     """How perception and planner are trained, together.
 
     Attributes:
-        preset: planner preset.
+        preset: planner preset; changes may follow (`compact+n_layer=2`).
         init: checkpoint folder whose weights the training starts from; empty: new weights.
         freeze_perception: train the planner alone, on the features that `init`'s perception gives of the
             samples as they are. A tenth of the work: a few thousand samples take minutes on a CPU.
@@ -88,8 +88,7 @@ class TrainingConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ConfigError(f"preset is {self.preset!r}.", did_you_mean(self.preset, PRESETS))
+        preset_config(self.preset)  # says what is wrong with it
         if self.freeze_perception and not self.init:
             raise ConfigError("freeze_perception is set without init.", "Name a checkpoint's folder in init.")
         if self.dtype not in ("auto", "fp32", "bf16"):

@@ -66,7 +66,7 @@ def train_command(
     torch.manual_seed(settings.seed)
     policy_config = preset(settings.preset)
     perception_config = compact_config_for(data, policy_config.vl_width)
-    policy, perception = _modules(settings, policy_config, perception_config)
+    policy, perception = starting_modules(settings, policy_config, perception_config)
     if (
         policy_config.vl_width != policy_config.reasoning_width
         or policy_config.observation_width != perception_config.width
@@ -138,12 +138,14 @@ def compact_config_for(data: TrainingData, width: int) -> CompactConfig:
     )
 
 
-def _modules(
+def starting_modules(
     settings: TrainingConfig, policy_config: PolicyConfig, perception_config: CompactConfig
 ) -> tuple[DiffusionPolicy, CompactPerception]:
     """New ones, or those of `init` where they are of the same sizes."""
     if not settings.init:
-        return DiffusionPolicy(policy_config), CompactPerception(perception_config)
+        # perception first: whatever the planner's size, the same seed then starts from the same perception
+        perception = CompactPerception(perception_config)
+        return DiffusionPolicy(policy_config), perception
     policy = DiffusionPolicy.from_pretrained(settings.init)
     perception, _ = CompactPerception.from_pretrained(Path(settings.init) / PERCEPTION_FOLDER)
     if policy.config != policy_config or perception.config != perception_config:

@@ -1,8 +1,10 @@
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from tickdrive.agents.perception.compact_network import CompactConfig, CompactPerception
 from tickdrive.planner.augment import AugmentConfig, augment_image, augment_lidar, augment_status
@@ -16,6 +18,8 @@ from tickdrive.planner.recording import RecordedSample, RecordingMeta, Recording
 from tickdrive.planner.training import Trainer, resolve_device
 from tickdrive.planner.training_config import TrainingConfig, load_training_config
 from tickdrive.planner.training_state import read_progress, step_seed
+from tickdrive.scripts import bench
+from tickdrive.scripts.train import compact_config_for, starting_modules, train_command
 
 DECISIONS = ("CRUISE", "FOLLOW", "STOP_LIGHT")
 PERCEPTION = CompactConfig(
@@ -92,13 +96,18 @@ def record(folder, split, route, town="Small", count=12, seed=0):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def recordings(tmp_path_factory):
     root = tmp_path_factory.mktemp("recordings")
     record(root / "a", "train", "1", seed=1)
     record(root / "b", "train", "2", seed=2)
     record(root / "c", "val_route", "3", count=6, seed=3)
     record(root / "d", "val_town", "1", town="Other", count=6, seed=4)
-    return load_training_data(find_recordings([root]), threads=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(recordings):
+    return load_training_data(find_recordings([recordings]), threads=2)
 
 
 def trainer(data, folder, resume=False, perception=PERCEPTION, **changes):
@@ -188,6 +197,43 @@ def test_the_planner_alone_can_be_trained_on_features_that_stay(data, tmp_path):
     assert torch.equal(run.modules["policy"].normalizer.high_m, bounds)
     with pytest.raises(ConfigError, match="init"):
         TrainingConfig(freeze_perception=True)
+
+
+@pytest.mark.parametrize("change", ["n_layer=2", "n_emb=192+n_head=6", "merged_attention=true"])
+def test_a_changed_preset_is_trained_and_judged_by_the_commands(recordings, tmp_path, change):
+    settings = [
+        f"preset=compact+n_encoder_layer=1+{change}",
+        "epochs=1",
+        "batch_size=24",
+        "draws=1",
+        "device=cpu",
+        "threads=2",
+    ]
+    quiet = Console(file=io.StringIO())
+    train_command([recordings], tmp_path / "run", overrides=settings, console=quiet)
+    checkpoint = tmp_path / "run" / "checkpoint"
+    assert DiffusionPolicy.from_pretrained(checkpoint).config == preset(f"compact+n_encoder_layer=1+{change}")
+    bench.accuracy([recordings], str(checkpoint), tmp_path / "figures.json")
+    rows = {
+        row["split"]: row
+        for row in json.loads((tmp_path / "figures.json").read_text())["results"]
+        if "ade_m" in row
+    }
+    trained = json.loads((checkpoint / "report.json").read_text())["metrics"]
+    for split in ("val_route", "val_town"):
+        assert rows[split]["samples"] == 6
+        # weights are exported in fp16
+        assert rows[split]["ade_m"] == pytest.approx(trained[split]["ade_m"], rel=0.02)
+        assert rows[split]["fde_m"] == pytest.approx(trained[split]["fde_m"], rel=0.02)
+
+
+def test_the_same_seed_starts_from_the_same_perception_whatever_the_planner(data):
+    started = []
+    for name in ("compact", "compact+n_layer=1"):
+        torch.manual_seed(0)
+        modules = starting_modules(TrainingConfig(preset=name), preset(name), compact_config_for(data, 256))
+        started.append(modules[1].state_dict())
+    assert all(torch.equal(started[0][key], started[1][key]) for key in started[1])
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(data, tmp_path):
@@ -287,8 +333,11 @@ def test_the_shipped_configuration_reads_and_errors_name_the_key(tmp_path):
         load_training_config(None, ["augment.p_cutot=0.1"])
     with pytest.raises(ConfigError, match=r"weights\.lead"):
         load_training_config(None, ["weights.lead=-1"])
+    assert load_training_config(None, ["preset=compact+n_layer=2"]).preset == "compact+n_layer=2"
     with pytest.raises(ConfigError, match="Did you mean 'compact'"):
         load_training_config(None, ["preset=compct"])
+    with pytest.raises(ConfigError, match="Did you mean 'n_layer'"):
+        load_training_config(None, ["preset=compact+n_layers=2"])
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(CONFIG))
     assert load_training_config(path) == CONFIG
