@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from tickdrive.planner.engine import Part, PlannerEngine
@@ -108,7 +109,7 @@ class AutoEngine(PlannerEngine):
             name, build = self._candidates.pop(0)
             try:
                 engine = build()
-            except (RuntimeError, MemoryError) as error:
+            except (RuntimeError, MemoryError, EngineNotReadyError) as error:
                 self._fall(name, error)
                 continue
             self.dtype = engine.dtype
@@ -137,6 +138,9 @@ class AutoEngine(PlannerEngine):
                 return self._engine._sample(features, ego_status, noise, steps, tracer)
             except (RuntimeError, MemoryError) as error:
                 self._replace(error)
+
+    def _waypoints(self, trajectory: torch.Tensor) -> np.ndarray:
+        return self._engine._waypoints(trajectory)
 
     def _release(self) -> None:
         self._engine.close()

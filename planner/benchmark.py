@@ -172,11 +172,13 @@ def study_forms(preset: str, device: str | torch.device = "auto") -> list[FormSp
     forms = [FormSpec(preset, name) for name in engines]
     forms += [FormSpec(preset, "reference", steps=100)]
     forms += [FormSpec(preset, "hoisted", "bf16")]
-    forms += [FormSpec(preset, "onnx", "int8")] if "onnx" in engines else []
+    forms += [FormSpec(preset, name, "int8") for name in ("onnx", "fused") if name in engines]
     forms += [FormSpec(preset, engines[-1], steps=count) for count in (5, 2, 1)]
     forms += [FormSpec(preset, engines[-1], batch=count) for count in (2, 4, 8)]
-    for change in proposals(preset_config(preset)):
-        forms += [FormSpec(f"{preset}+{change}", name) for name in ("reference", engines[-1])]
+    for change, config in proposals(preset_config(preset)).items():
+        # the kernels know two attentions a layer
+        own = "compiled" if config.merged_attention and engines[-1] == "fused" else engines[-1]
+        forms += [FormSpec(f"{preset}+{change}", name) for name in ("reference", own)]
     return forms
 
 

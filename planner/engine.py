@@ -9,6 +9,9 @@ Life cycle: `build_engine`, `warm_up`, `plan` any number of times, `close`. One 
 | `hoisted` | all that does not depend on the noisy trajectory in one batched pass before the loop (exact) |
 | `traced` | `hoisted` recorded for the shapes that `warm_up` is told, and replayed; CPU only |
 | `onnx` | the hoisted form as one graph of ONNX Runtime, fp32 or INT8; CPU, extra `cpu-int8` |
+| `graph` | `hoisted` as one CUDA graph for each shape that `warm_up` is told |
+| `compiled` | the same through `torch.compile` |
+| `fused` | the same on our own Triton kernels, fp16, bf16, fp32, or INT8 weights |
 | `auto` | the fastest of these that works here; falling back is logged once and stands in `Plan.engine` |
 
 Torch's thread settings are the caller's. Errors in what the caller gives are `PlannerError`s.
@@ -17,6 +20,7 @@ Torch's thread settings are the caller's. Errors in what the caller gives are `P
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,7 +30,7 @@ import numpy as np
 import torch
 
 from tickdrive.planner.diffusion import check_steps
-from tickdrive.planner.errors import PlannerError, did_you_mean
+from tickdrive.planner.errors import EngineNotReadyError, PlannerError, did_you_mean
 from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.tracing import Tracer
@@ -34,10 +38,12 @@ from tickdrive.planner.types import Features, Plan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 DTYPES["int8"] = torch.int8
-"""fp64 is for parity tests of exact algebra, on the CPU; int8 is the onnx engine's."""
+"""fp64 is for parity tests of exact algebra, on the CPU; int8 is for engines onnx (CPU) and fused (CUDA)."""
 
 Inputs = tuple[Features, torch.Tensor, torch.Tensor]
 """Features, ego status, noise: what `PlannerEngine.plan` takes."""
+
+CUDA_ENGINES = ("graph", "compiled", "fused")
 
 _UNTRACED = Tracer()
 
@@ -69,16 +75,23 @@ class PlannerEngine(ABC):
         config: sizes.
         device: where it runs and where its inputs must be.
         dtype: of the network.
+        compute_dtype: of what an int8 engine does not quantise; else `dtype`.
     """
 
     name = ""
+    runs_int8 = False
 
     def __init__(self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> None:
-        if dtype == torch.int8 and self.name != "onnx":
-            raise PlannerError(f"The {self.name} engine was asked to run in int8.", "Engine onnx does.")
+        if dtype == torch.int8 and not self.runs_int8:
+            raise PlannerError(
+                f"The {self.name} engine was asked to run in int8.",
+                "Engine onnx does on the CPU, fused on CUDA.",
+            )
         self.config: PolicyConfig = policy.config
         self.device = device
         self.dtype = dtype
+        # what is not quantised
+        self.compute_dtype = torch.float16 if dtype == torch.int8 else dtype
         # x_t and the scheduler: never narrower than fp32
         self.trajectory_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self._closed = False
@@ -157,7 +170,9 @@ class PlannerEngine(ABC):
 
     def _waypoints(self, trajectory: torch.Tensor) -> np.ndarray:
         """Waypoints in metres, on the host and checked, of a normalised trajectory."""
-        waypoints = self._normalizer.denormalize(trajectory).cpu().numpy()
+        return self._checked(self._normalizer.denormalize(trajectory).cpu().numpy())
+
+    def _checked(self, waypoints: np.ndarray) -> np.ndarray:
         if self.dtype != torch.float64:
             waypoints = waypoints.astype(np.float32, copy=False)
         if not np.isfinite(waypoints).all():
@@ -226,7 +241,7 @@ class PlannerEngine(ABC):
             ("features.vl_mask", features.vl_mask, (batch, features.vl_tokens.shape[1])),
             ("features.reasoning_mask", features.reasoning_mask, (batch, features.reasoning_tokens.shape[1])),
         )
-        allowed = {torch.float32, *((self.dtype,) if self.dtype.is_floating_point else ())}
+        allowed = {torch.float32, self.compute_dtype}
         for name, tensor, shape in wanted:
             if tensor is None:
                 continue
@@ -257,7 +272,7 @@ def build_engine(
     """Build an engine.
 
     Args:
-        name: `auto`, `onnx`, `traced`, `hoisted`, `cached` or `reference`.
+        name: `auto`, or one of the module's table.
         policy: trained policy; copied.
         device: torch device, or `auto`: CUDA where there is one.
         dtype: a key of `DTYPES`, a torch dtype, or `auto`: fp16 on CUDA; on the CPU fp32 (measured faster
@@ -268,36 +283,58 @@ def build_engine(
         PlannerError: an unknown name or dtype, or a device that is not there.
     """
     from tickdrive.planner.auto_engine import AutoEngine
+    from tickdrive.planner.graph_engine import CompiledEngine, GraphEngine
     from tickdrive.planner.hoisted import HoistedEngine
     from tickdrive.planner.onnx_engine import OnnxEngine
     from tickdrive.planner.stepwise import CachedEngine, ReferenceEngine
     from tickdrive.planner.traced import TracedEngine
 
-    kinds: dict[str, type[PlannerEngine]] = {
+    kinds: dict[str, Callable[[DiffusionPolicy, torch.device, torch.dtype], PlannerEngine]] = {
         "reference": ReferenceEngine,
         "cached": CachedEngine,
         "hoisted": HoistedEngine,
         "traced": TracedEngine,
         "onnx": OnnxEngine,
+        "graph": GraphEngine,
+        "compiled": CompiledEngine,
+        "fused": _fused_engine,
     }
     if name != "auto" and name not in kinds:
         raise PlannerError(f"There is no planner engine {name!r}.", did_you_mean(name, [*kinds, "auto"]))
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where, name)
+    if name in CUDA_ENGINES and where.type != "cuda":
+        raise PlannerError(
+            f"The {name} engine was asked to run on {where}.", "It runs on CUDA; auto takes what runs here."
+        )
     if name != "auto":
         return kinds[name](policy, where, kind)
-    chain: list[tuple[str, Callable[[], PlannerEngine]]] = [
-        *([("traced", lambda: TracedEngine(policy, where, kind))] if where.type == "cpu" else []),
-        ("hoisted", lambda: HoistedEngine(policy, where, kind)),
-        ("cached", lambda: CachedEngine(policy, where, kind)),
+
+    def offered(*names: str) -> list[tuple[str, Callable[[], PlannerEngine]]]:
+        return [(item, functools.partial(kinds[item], policy, where, kind)) for item in names]
+
+    safe = [
+        *offered("hoisted", "cached"),
         ("reference", lambda: ReferenceEngine(policy, where, torch.float32)),
     ]
-    measured: list[tuple[str, Callable[[], PlannerEngine]]] = [
-        ("onnx", lambda: OnnxEngine(policy, where, kind))
-    ]
-    if where.type != "cpu" or kind != torch.float32:
-        measured = []
-    return AutoEngine(policy, where, kind, chain, measured)
+    if where.type == "cpu":
+        measured = offered("onnx") if kind == torch.float32 else []
+        return AutoEngine(policy, where, kind, [*offered("traced"), *safe], measured)
+    # an engine that is to be compiled first is passed over in a set-up: `graph` is ready at once
+    return AutoEngine(policy, where, kind, [*offered("fused", "graph"), *safe], offered("compiled"))
+
+
+def _fused_engine(policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> PlannerEngine:
+    from tickdrive.planner.engine_cache import use_compiler_caches
+
+    if importlib.util.find_spec("triton") is None:
+        raise EngineNotReadyError(
+            "The fused engine needs Triton, which is not installed.", "torch's CUDA builds bring it along."
+        )
+    use_compiler_caches()
+    from tickdrive.planner.fused_engine import FusedEngine
+
+    return FusedEngine(policy, device, dtype)
 
 
 def engine_names(device: torch.device) -> tuple[str, ...]:
@@ -307,6 +344,9 @@ def engine_names(device: torch.device) -> tuple[str, ...]:
         names.append("traced")
         if all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime")):
             names.append("onnx")
+    else:
+        names += ["graph", "compiled"]
+        names += ["fused"] if importlib.util.find_spec("triton") else []
     return tuple(names)
 
 
@@ -314,6 +354,8 @@ def runs_in(engine: str, dtype: torch.dtype) -> bool:
     """Whether an engine runs in a dtype."""
     if engine == "onnx":
         return dtype in (torch.float32, torch.int8)
+    if engine == "fused":
+        return dtype != torch.float64
     return dtype != torch.int8 and (engine != "reference" or dtype in (torch.float32, torch.float64))
 
 

@@ -24,7 +24,7 @@ from tickdrive.planner.timing import device_name
 
 _FORMAT = 1
 """Raise it when what engines keep would no longer mean the same."""
-_PACKAGES = ("torch", "onnx", "onnxruntime")
+_PACKAGES = ("torch", "onnx", "onnxruntime", "triton")
 
 
 def cache_folder() -> Path:
@@ -34,6 +34,12 @@ def cache_folder() -> Path:
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "tickdrive"
+
+
+def use_compiler_caches() -> None:
+    """Have Triton and torch's compiler keep what they compile beside the entries, unless told otherwise."""
+    for variable, name in (("TRITON_CACHE_DIR", "triton"), ("TORCHINDUCTOR_CACHE_DIR", "inductor")):
+        os.environ.setdefault(variable, str(cache_folder() / name))
 
 
 def policy_hash(policy: DiffusionPolicy) -> str:
@@ -59,7 +65,7 @@ def entry_path(kind: str, weights: str, device: torch.device, suffix: str, **fac
         "format": _FORMAT,
         "weights": weights,
         "device": f"{device.type} {device_name(device)}",
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "versions": {name: _version(name) for name in _PACKAGES},
         **facts,
     }

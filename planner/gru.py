@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tickdrive.planner.packed import PackedLinear, plain_wanted
@@ -54,6 +55,8 @@ class FoldedGru(nn.Module):
             return self._fused(tokens.transpose(0, 1), state[None].contiguous())[0].transpose(0, 1)
         width = self.width
         given = self._input(tokens)
+        if torch.compiler.is_compiling():  # makes of it what it likes, and knows no targets that are views
+            return self._written_out(given, state)
         inputs = given[..., 2 * width :] - self._candidate_bias
         out = torch.empty_like(inputs)
         summed = torch.empty_like(given[0])
@@ -68,3 +71,15 @@ class FoldedGru(nn.Module):
             torch.lerp(own, candidate, reset, out=candidate).tanh_()
             state = torch.lerp(candidate, state, update, out=target)
         return out
+
+    def _written_out(self, given: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        states = []
+        for known in given.unbind(0):
+            reset, update, own = known.chunk(3, dim=1)
+            recurrent = torch.addmm(F.pad(self._candidate_bias, (2 * self.width, 0)), state, self._recurrent)
+            more_reset, more_update, more_own = recurrent.chunk(3, dim=1)
+            reset, update = torch.sigmoid(reset + more_reset), torch.sigmoid(update + more_update)
+            candidate = torch.tanh(own - self._candidate_bias + reset * more_own)
+            state = torch.lerp(candidate, state, update)
+            states.append(state)
+        return torch.stack(states)

@@ -34,6 +34,7 @@ from tickdrive.planner.hoisted_attention import folded_decoder
 from tickdrive.planner.hoisted_decoder import Conditions, FoldedDecoder
 from tickdrive.planner.hoisted_encoder import FoldedEncoder
 from tickdrive.planner.layers import time_embedding
+from tickdrive.planner.network import TransformerForDiffusion
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.tracing import Tracer
 from tickdrive.planner.types import Features
@@ -60,11 +61,17 @@ class HoistedEngine(PlannerEngine):
 
     def __init__(self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(policy, device, dtype)
+        self._encoder: FoldedEncoder | None = None
+        self._decoder: FoldedDecoder | None = None
+        self._schedules: dict[int, tuple[SampleSchedule, torch.Tensor]] = {}
         # folded in fp32 (or wider) before the cast, so that folding adds no rounding to a narrow dtype
         network = copy.deepcopy(policy.network).eval().requires_grad_(False).to(device, self.trajectory_dtype)
-        self._encoder: FoldedEncoder | None = FoldedEncoder(network, dtype)
-        self._decoder: FoldedDecoder | None = folded_decoder(network, dtype)
-        self._schedules: dict[int, tuple[SampleSchedule, torch.Tensor]] = {}
+        self._arrange(network)
+
+    def _arrange(self, network: TransformerForDiffusion) -> None:
+        """Keep a network's weights as this engine runs them."""
+        self._encoder = FoldedEncoder(network, self.dtype)
+        self._decoder = folded_decoder(network, self.dtype)
 
     def _sample(
         self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
@@ -120,7 +127,10 @@ class HoistedEngine(PlannerEngine):
         if steps not in self._schedules:
             schedule = sample_schedule(self.config, steps)
             t = torch.tensor(schedule.timesteps, device=self.device)
-            self._schedules[steps] = schedule, time_embedding(t, self.config.n_emb, self.dtype)[:, None]
+            self._schedules[steps] = (
+                schedule,
+                time_embedding(t, self.config.n_emb, self.compute_dtype)[:, None],
+            )
         return self._schedules[steps]
 
     def _denoise(

@@ -103,23 +103,9 @@ class TwofoldDecoder(FoldedDecoder):
         modulation = self.modulation(F.silu(conditioning))
         modulation = modulation.view(steps, batch, layers, MODULATION_PARTS, 1, width)
         modulation = modulation.permute(3, 2, 0, 1, 4, 5).contiguous()
-        shift, scale, gate = modulation[:3]
-        # 1. memory <- context: (L, S, B, M, d)
-        normed = F.layer_norm(memory, (width,), eps=NORM_EPS)
-        query = self.memory_q(head_rms(torch.addcmul(shift, normed, scale), heads).view(layers, -1, width))
-        query = query.view(layers, steps, batch, tokens, heads, -1).permute(0, 2, 4, 1, 3, 5)
-        query = query.reshape(layers * batch, heads, steps * tokens, -1)
-        key = _by_layer(self, self.context_k(head_rms(context, heads)))
-        value = _by_layer(self, self.context_v(context))
-        seen = _attend(query, key, value, None if mask is None else mask.repeat(layers, 1))
-        seen = seen.view(layers, batch, heads, steps, tokens, -1).permute(0, 3, 1, 4, 2, 5)
-        seen = self.memory_out(seen.reshape(layers, -1, width)).view(layers, steps, batch, tokens, width)
-        updated = torch.addcmul(memory, gate, seen).view(layers, -1, width)
-        # 2. keys and values for the trajectory, with query and output projections folded in
-        key = self.k(head_rms(updated, heads)).view(layers, -1, heads, width // heads).transpose(1, 2)
-        value = (
-            self.v(updated).view(layers, -1, heads, width // heads).transpose(1, 2)
-        )  # (L, H, S B M, d_head)
+        seen = self.context_heads(context)
+        updated = self.updated_memory(memory, *seen, modulation[:3], mask)
+        key, value = self.trajectory_heads(updated)
         # M before H: a softmax over the middle axis runs across the heads' lanes at once
         shape = (layers, steps, batch, tokens * heads)
         key_bias = torch.einsum("lhre,lhe->lrh", key, self.fold_q_bias).reshape(*shape[:3], 1, -1)
@@ -128,6 +114,53 @@ class TwofoldDecoder(FoldedDecoder):
         # a head's weights sum to 1: a share of the bias in each value adds up to the bias
         values = (values + self.out_bias_share) * modulation[5]
         return modulation[3:], keys.transpose(-1, -2), key_bias, values
+
+    def context_heads(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (L B, H, N, d / H) of the context (B, N, d) for the memory's attention."""
+        key = _by_layer(self, self.context_k(head_rms(context, self.n_head)))
+        return key, _by_layer(self, self.context_v(context))
+
+    def updated_memory(
+        self,
+        memory: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        modulation: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The memory of every layer and step.
+
+        Args:
+            memory: (B, M, d).
+            key: of `context_heads`.
+            value: likewise.
+            modulation: (3, L, S, B, 1, d) shift, 1 + scale and gate of the memory's attention.
+            mask: (B, N) of the context, or None.
+
+        Returns:
+            (L, S B M, d).
+        """
+        shift, scale, gate = modulation
+        layers, heads, width = self.n_layer, self.n_head, self.width
+        steps, (batch, tokens) = shift.shape[1], memory.shape[:2]
+        normed = F.layer_norm(memory, (width,), eps=NORM_EPS)
+        query = self.memory_q(head_rms(torch.addcmul(shift, normed, scale), heads).view(layers, -1, width))
+        query = query.view(layers, steps, batch, tokens, heads, -1).permute(0, 2, 4, 1, 3, 5)
+        query = query.reshape(layers * batch, heads, steps * tokens, -1)
+        seen = _attend(query, key, value, None if mask is None else mask.repeat(layers, 1))
+        seen = seen.view(layers, batch, heads, steps, tokens, -1).permute(0, 3, 1, 4, 2, 5)
+        seen = self.memory_out(seen.reshape(layers, -1, width)).view(layers, steps, batch, tokens, width)
+        return torch.addcmul(memory, gate, seen).reshape(layers, -1, width)
+
+    def trajectory_heads(self, updated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (L, H, S B M, d / H), views, that the trajectory attends to.
+
+        Args:
+            updated: of `updated_memory`.
+        """
+        shape = (self.n_layer, -1, self.n_head, self.width // self.n_head)
+        key = self.k(head_rms(updated, self.n_head)).view(shape).transpose(1, 2)
+        return key, self.v(updated).view(shape).transpose(1, 2)
 
 
 class MergedDecoder(FoldedDecoder):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tickdrive.planner.layers import EncoderLayer, FeedForward, TokenPool
-from tickdrive.planner.network import TransformerForDiffusion, _at_least_one, join_context
+from tickdrive.planner.network import TransformerForDiffusion, at_least_one, join_context
 from tickdrive.planner.packed import PackedLinear
 
 
@@ -62,8 +62,8 @@ class FoldedEncoder(nn.Module):
         Returns:
             Memory (B, M, d), context tokens (B, N, d) and their mask (B, N), None where all are real.
         """
-        vl_tokens, vl_mask = _at_least_one(vl_tokens.to(self.dtype), vl_mask)
-        reasoning_tokens, reasoning_mask = _at_least_one(reasoning_tokens.to(self.dtype), reasoning_mask)
+        vl_tokens, vl_mask = at_least_one(vl_tokens.to(self.dtype), vl_mask)
+        reasoning_tokens, reasoning_mask = at_least_one(reasoning_tokens.to(self.dtype), reasoning_mask)
         vl_features, vl = self.vl_pool(vl_tokens, vl_mask)
         reasoning_features, reasoning = self.reasoning_pool(reasoning_tokens, reasoning_mask)
         memory = self.encode_memory(observation_tokens.to(self.dtype), vl, reasoning)

@@ -85,9 +85,9 @@ class TransformerForDiffusion(nn.Module):
         Returns:
             memory (B, M, d), vl_features (B, N_vl, d), reasoning_features (B, N_r, d).
         """
-        vl_features, vl = self.vl_pool(*_at_least_one(gen_vit_tokens, vl_mask))
+        vl_features, vl = self.vl_pool(*at_least_one(gen_vit_tokens, vl_mask))
         reasoning_features, reasoning = self.reasoning_pool(
-            *_at_least_one(reasoning_query_tokens, reasoning_mask)
+            *at_least_one(reasoning_query_tokens, reasoning_mask)
         )
         return (
             self.encode_memory(cond, vl, reasoning),
@@ -209,7 +209,7 @@ def join_context(
     """VL and reasoning tokens side by side, (B, N_vl + N_r, d), with their joint mask."""
     context = torch.cat((vl_features, reasoning_features), dim=1)
     if context.shape[1] == 0:
-        return _at_least_one(context, None)
+        return at_least_one(context, None)
     if vl_mask is None and reasoning_mask is None:
         return context, None
     masks = [
@@ -219,9 +219,7 @@ def join_context(
     return context, torch.cat(masks, dim=1)
 
 
-def _at_least_one(
-    tokens: torch.Tensor, mask: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def at_least_one(tokens: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """An empty token set becomes one masked token, so that no attention meets an empty axis."""
     if tokens.shape[1]:
         return tokens, mask

@@ -188,7 +188,8 @@ class EngineConfig:
     """What runs the network.
 
     Attributes:
-        name: `auto`, `onnx`, `traced`, `hoisted`, `cached` or `reference`.
+        name: `auto`, or a name of `tickdrive.planner.engine`: on the CPU `onnx`, `traced`; on CUDA `fused`,
+            `compiled`, `graph`; on both `hoisted`, `cached`, `reference`.
         device: a torch device, or `auto` (CUDA where there is one).
         dtype: `fp32`, `bf16`, `fp16`, or `auto` (fp16 on CUDA, fp32 on the CPU).
     """

@@ -39,6 +39,7 @@ class OnnxEngine(PlannerEngine):
     """See the module's text."""
 
     name = "onnx"
+    runs_int8 = True
 
     def __init__(self, policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(policy, device, dtype)

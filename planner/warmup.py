@@ -72,7 +72,7 @@ def warm_up_cache(
     from tickdrive.planner.engine import build_engine, example_inputs, resolve_dtype
 
     kind = resolve_dtype(dtype, device)
-    names = ["onnx", "traced", "hoisted"] if device.type == "cpu" else ["hoisted", "cached"]
+    names = ["onnx", "traced", "hoisted"] if device.type == "cpu" else ["fused", "compiled", "graph"]
     weights = policy_hash(policy)
     sets = [example_inputs(policy.config, batch, *tokens, device, seed) for seed in range(INPUT_SETS)]
     rows = []
