@@ -279,39 +279,9 @@ class ActorService:
         return self._world.physics.wheel_steer_deg(vehicle.actor_id, wire.integer(wheel, "wheel", 0, 255))
 
     @void
-    def set_wheel_steer_direction(self, actor_id: Any, wheel: Any, angle: Any) -> None:
-        """Only for show on a CARLA server, and not shown here."""
-        self._vehicle(actor_id)
-
-    @void
-    def open_vehicle_door(self, actor_id: Any, door: Any) -> None:
-        """Doors here are painted on."""
-        self._vehicle(actor_id)
-
-    @void
-    def close_vehicle_door(self, actor_id: Any, door: Any) -> None:
-        """Doors here are painted on."""
-        self._vehicle(actor_id)
-
-    @void
     def set_actor_autopilot(self, actor_id: Any, enabled: Any) -> None:
         """The Traffic Manager registers the vehicle in the client; nothing to do here."""
         self._vehicle(actor_id)
-
-    @void
-    def enable_carsim(self, actor_id: Any, file: Any = "") -> None:
-        """Refused."""
-        raise RequestError("CarSim is not part of this simulator.")
-
-    @void
-    def use_carsim_road(self, actor_id: Any, enabled: Any = True) -> None:
-        """Refused."""
-        raise RequestError("CarSim is not part of this simulator.")
-
-    @void
-    def enable_chrono_physics(self, *details: Any) -> None:
-        """Refused."""
-        raise RequestError("Chrono is not part of this simulator.")
 
     @void
     def restore_physx_physics(self, actor_id: Any) -> None:
@@ -341,44 +311,3 @@ class ActorService:
         walker.direction = (float(forward[0]), float(forward[1]), 0.0)
         walker.speed_mps = max(0.0, min(_MAX_WALK_MPS, wire.number(speed, "speed")))
         self._world.physics.set_walker_control(walker.actor_id, forward, walker.speed_mps, False)
-
-    @value
-    def get_bones_transform(self, actor_id: Any) -> list[Any]:
-        """Walkers here have no bones."""
-        self._walker(actor_id)
-        return [[]]
-
-    @void
-    def set_bones_transform(self, actor_id: Any, bones: Any) -> None:
-        """Walkers here have no bones."""
-        self._walker(actor_id)
-
-    @void
-    def blend_pose(self, actor_id: Any, blend: Any) -> None:
-        """Walkers here have no bones."""
-        self._walker(actor_id)
-
-    @void
-    def get_pose_from_animation(self, actor_id: Any) -> None:
-        """Walkers here have no bones."""
-        self._walker(actor_id)
-
-    # parts of actors
-
-    @value
-    def get_actor_component_names(self, actor_id: Any) -> list[str]:
-        """Actors here are of one piece."""
-        self._actor(actor_id)
-        return []
-
-    @value
-    def get_actor_bone_names(self, actor_id: Any) -> list[str]:
-        """Actors here have no bones."""
-        self._actor(actor_id)
-        return []
-
-    @value
-    def get_actor_socket_names(self, actor_id: Any) -> list[str]:
-        """Actors here have no sockets."""
-        self._actor(actor_id)
-        return []

@@ -18,6 +18,7 @@ from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.rpc import MAX_REQUEST_BYTES, value, void
 from tickdrive.leaderboard.simulator.protocol.streams import WORLD_STREAM
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
+from tickdrive.leaderboard.simulator.rpc_table import refusal
 from tickdrive.leaderboard.simulator.simulation import LOAD_HOLD_S, Simulation
 from tickdrive.leaderboard.simulator.spawn import pack_definitions
 
@@ -184,7 +185,7 @@ class WorldService:
     def set_imui_gravity(self, gravity: Any) -> None:
         """Refused: gravity here is the Earth's."""
         if abs(wire.number(gravity, "gravity") - 9.81) > 0.01:
-            raise RequestError("IMU gravity is fixed at 9.81 m/s2 here.")
+            raise refusal("set_imui_gravity")
 
     def _objects(self, tag: Any) -> list[tuple[int, Box, Tag]]:
         wanted = wire.integer(tag, "tag", 0, 255)
@@ -217,7 +218,7 @@ class WorldService:
     def enable_environment_objects(self, ids: Any, enable: Any) -> None:
         """Refused where something is to be hidden: scenery is fixed."""
         if not wire.boolean(enable, "enable"):
-            raise RequestError("Scenery cannot be hidden in this simulator.")
+            raise refusal("enable_environment_objects")
 
     @value
     def get_names_of_all_objects(self) -> list[str]:
@@ -309,6 +310,10 @@ class WorldService:
         """There is no day and night cycle."""
 
     @void
+    def set_annotations_traverse_translucency(self, enable: Any) -> None:
+        """Nothing here is translucent."""
+
+    @void
     def draw_debug_shape(self, shape: Any) -> None:
         """Nothing is drawn: there is no window."""
 
@@ -378,10 +383,10 @@ class WorldService:
     def stop_replayer(self, keep_actors: Any = True) -> None:
         """Nothing is replayed."""
 
-    @void
-    def enable_sensor_for_ros(self, stream_id: Any) -> None:
-        """Refused: no ROS bridge here."""
-        raise RequestError("This simulator has no ROS bridge.")
+    @value
+    def are_gbuffers_enabled(self, actor_id: Any) -> bool:
+        """Never."""
+        return False
 
     @void
     def disable_sensor_for_ros(self, stream_id: Any) -> None:

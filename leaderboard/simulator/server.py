@@ -25,6 +25,8 @@ from tickdrive.leaderboard.simulator.protocol.rpc import MethodTable, RpcConnect
 from tickdrive.leaderboard.simulator.protocol.streams import StreamConnection
 from tickdrive.leaderboard.simulator.rpc_actors import ActorService
 from tickdrive.leaderboard.simulator.rpc_lights import LightService
+from tickdrive.leaderboard.simulator.rpc_parts import PartService
+from tickdrive.leaderboard.simulator.rpc_table import add_refusals
 from tickdrive.leaderboard.simulator.rpc_world import WorldService
 from tickdrive.leaderboard.simulator.simulation import Simulation
 from tickdrive.leaderboard.simulator.towns.catalogue import read_xodr
@@ -42,9 +44,10 @@ _PARENT_POLL_S = 1.0
 def method_table(simulation: Simulation) -> MethodTable:
     """All RPC methods of a simulation."""
     methods = MethodTable()
-    for service in (WorldService(simulation), ActorService(simulation), LightService(simulation)):
-        methods.add(service)
+    for service in (WorldService, ActorService, PartService, LightService):
+        methods.add(service(simulation))
     methods.add(CommandService(simulation, methods))
+    add_refusals(methods)
     return methods
 
 

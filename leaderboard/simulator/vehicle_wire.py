@@ -117,7 +117,8 @@ def pack_telemetry(vehicle: Vehicle, telemetry: Telemetry) -> list[Any]:
         telemetry.throttle,
         telemetry.brake,
         telemetry.engine_rpm,
-        float(telemetry.gear),
+        # an integer: of a float the client says std::bad_cast
+        int(telemetry.gear),
         telemetry.drag_n,
         wheels,
     ]

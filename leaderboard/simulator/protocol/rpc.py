@@ -29,6 +29,8 @@ MAX_REQUEST_BYTES = 64 << 20
 #: one batch; msgpack allocates arrays from their announced length, so this bounds what a header can cost
 MAX_ARRAY_ITEMS = 16384
 MAX_CONNECTIONS = 256
+#: LibCarla's Metadata of an asynchronous call
+_FIRE_AND_FORGET = [True]
 _MAX_PENDING_REPLY_BYTES = 16 << 20
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -137,6 +139,7 @@ class RpcConnection(asyncio.Protocol):
         self._packer = msgpack.Packer(use_bin_type=True, unicode_errors="surrogateescape")
         self._transport: asyncio.Transport | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told: set[str] = set()
         self.peer = "?"
         #: requests that have no reply yet
         self.pending = 0
@@ -227,7 +230,10 @@ class RpcConnection(asyncio.Protocol):
             result = method.call(self, args[1:])
         except Exception as error:
             self.pending -= 1
-            self._reply(call_id, method.failure(self._explain(method, error)))
+            text = self._explain(method, error)
+            if args[:1] == [_FIRE_AND_FORGET]:
+                self._tell_once(name, text)
+            self._reply(call_id, method.failure(text))
             return
         if inspect.isawaitable(result):
             task = asyncio.ensure_future(self._reply_later(method, call_id, result))
@@ -244,6 +250,12 @@ class RpcConnection(asyncio.Protocol):
             response = method.failure(self._explain(method, error))
         self.pending -= 1
         self._reply(call_id, response)
+
+    def _tell_once(self, name: str, text: str) -> None:
+        """The client drops answers to asynchronous calls: who looks for the error finds it in our log."""
+        if name not in self._told:
+            self._told.add(name)
+            log.warning("%s called %s without waiting for its error: %s", self.peer, name, text)
 
     def _explain(self, method: Method, error: Exception) -> str:
         if isinstance(error, RequestError):

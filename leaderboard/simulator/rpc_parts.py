@@ -1,0 +1,122 @@
+"""RPC methods about parts of actors, which are of one piece here: asked of an actor that lives, all is harmless."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tickdrive.leaderboard.simulator.actors import Actor, Vehicle, Walker
+from tickdrive.leaderboard.simulator.protocol import wire
+from tickdrive.leaderboard.simulator.protocol.rpc import value, void
+from tickdrive.leaderboard.simulator.simulation import Simulation
+
+
+class PartService:
+    """RPC methods of components, bones, sockets, doors and wheels.
+
+    Args:
+        simulation: what they act on.
+    """
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._sim = simulation
+
+    def _check(self, actor_id: Any, kind: type[Actor]) -> None:
+        self._sim.world.get_as(wire.integer(actor_id, "actor"), kind)
+
+    # vehicles
+
+    @void
+    def set_wheel_steer_direction(self, actor_id: Any, wheel: Any, angle: Any) -> None:
+        """Only for show on a CARLA server, and not shown here."""
+        self._check(actor_id, Vehicle)
+
+    @value
+    def get_wheel_pitch_angle(self, actor_id: Any, wheel: Any) -> float:
+        """Wheels here do not pitch."""
+        self._check(actor_id, Vehicle)
+        return 0.0
+
+    @void
+    def set_wheel_pitch_angle(self, actor_id: Any, wheel: Any, angle: Any) -> None:
+        """Only for show on a CARLA server, and not shown here."""
+        self._check(actor_id, Vehicle)
+
+    @void
+    def open_vehicle_door(self, actor_id: Any, door: Any) -> None:
+        """Doors here are painted on."""
+        self._check(actor_id, Vehicle)
+
+    @void
+    def close_vehicle_door(self, actor_id: Any, door: Any) -> None:
+        """Doors here are painted on."""
+        self._check(actor_id, Vehicle)
+
+    # walkers
+
+    @value
+    def get_bones_transform(self, actor_id: Any) -> list[Any]:
+        """Walkers here have no bones."""
+        self._check(actor_id, Walker)
+        return [[]]
+
+    @void
+    def set_bones_transform(self, actor_id: Any, bones: Any) -> None:
+        """Walkers here have no bones."""
+        self._check(actor_id, Walker)
+
+    @void
+    def blend_pose(self, actor_id: Any, blend: Any) -> None:
+        """Walkers here have no bones."""
+        self._check(actor_id, Walker)
+
+    @void
+    def get_pose_from_animation(self, actor_id: Any) -> None:
+        """Walkers here have no bones."""
+        self._check(actor_id, Walker)
+
+    # any actor
+
+    def _no_parts(self, actor_id: Any) -> list[Any]:
+        """Actors here are of one piece, without components, bones or sockets."""
+        self._check(actor_id, Actor)
+        return []
+
+    @value
+    def get_actor_component_names(self, actor_id: Any) -> list[str]:
+        """None."""
+        return self._no_parts(actor_id)
+
+    @value
+    def get_actor_bone_names(self, actor_id: Any) -> list[str]:
+        """None."""
+        return self._no_parts(actor_id)
+
+    @value
+    def get_actor_bone_world_transforms(self, actor_id: Any) -> list[Any]:
+        """None."""
+        return self._no_parts(actor_id)
+
+    @value
+    def get_actor_bone_relative_transforms(self, actor_id: Any) -> list[Any]:
+        """None."""
+        return self._no_parts(actor_id)
+
+    @value
+    def get_vehicle_bone_world_transforms(self, actor_id: Any) -> list[Any]:
+        """None."""
+        return self._no_parts(actor_id)
+
+    @value
+    def get_actor_socket_names(self, actor_id: Any) -> list[str]:
+        """None."""
+        return self._no_parts(actor_id)
+
+    @value
+    def get_actor_socket_world_transforms(self, actor_id: Any) -> list[Any]:
+        """None."""
+        return self._no_parts(actor_id)
+
+    @value
+    def get_actor_socket_relative_transforms(self, actor_id: Any) -> list[Any]:
+        """None."""
+        return self._no_parts(actor_id)
