@@ -32,6 +32,8 @@ _KEPT_TOWNS = 3
 #: step of the free-running world where the client sets none
 DEFAULT_DELTA_S = 0.05
 _LONGEST_DELTA_S = 1.0
+#: CARLA streams these in tiles; here they are towns like others, once their OpenDRIVE file is given
+_LARGE_MAPS = ("Town11", "Town12", "Town13", "Town15")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class TownLibrary:
         """
         short = name.rsplit("/", 1)[-1]
         if short not in self.names():
+            if short in _LARGE_MAPS:
+                raise RequestError(
+                    f"{short} is one of CARLA's large maps, which this server does not have.",
+                    f"Give its OpenDRIVE file: --xodr {short}.xodr, or --towns with its folder.",
+                )
             raise RequestError(f"There is no map {short!r}.", did_you_mean(short, self.names()))
         path = self._files.get(short)
         return self.from_xodr(short, read_town(short) if path is None else read_xodr(path))

@@ -1,4 +1,4 @@
-"""RPC methods about parts of actors, which are of one piece here: asked of an actor that lives, all is harmless."""
+"""RPC methods about parts of actors, which are of one piece here: harmless where the actor lives."""
 
 from __future__ import annotations
 

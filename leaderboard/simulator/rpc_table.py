@@ -275,7 +275,7 @@ def markdown() -> str:
         f"served, {counts[State.HARMLESS]} are harmless (answered, without effect), "
         f"{counts[State.REFUSED]} are refused with the error given here. Where the",
         "client waits for no answer, the error is in the server's log. Printed by",
-        "`python -m tickdrive.leaderboard.simulator.rpc_table`; tests hold it against the client's whole Python API.",
+        "`python -m tickdrive.leaderboard.simulator.rpc_table`; tests hold it against the client's API.",
     ]
     for title, group in _GROUPS.items():
         out += ["", f"## {title}", "", "| RPC | state | note |", "|---|---|---|"]
