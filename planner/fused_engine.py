@@ -76,7 +76,8 @@ class FusedEngine(GraphEngine):
         self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer
     ) -> torch.Tensor:
         narrow = self.compute_dtype
-        with tracer.span("denoise", str(self.device)):
+        index = self.device.index if self.device.type == "cuda" else -1  # none
+        with torch.cuda.device(index), tracer.span("denoise", str(self.device)):
             return self._run(narrowed(features, narrow), ego_status.to(narrow), noise, steps, Marks(None))
 
     def _release(self) -> None:
