@@ -135,8 +135,16 @@ class PlannerEngine(ABC):
             self.config, batch, n_vl, n_reasoning, self.device, seed=0
         )
         for count in steps or (self.config.num_inference_steps,):
+            check_steps(self.config, count)
+            if min(n_vl, n_reasoning) > 0 and not self._closed:
+                self._prepare(batch, n_vl, n_reasoning, count, build)
             for _ in range(runs):
                 self.plan(features, ego_status, noise, count)
+
+    def _prepare(  # noqa: B027 - most engines make nothing
+        self, batch: int, n_vl: int, n_reasoning: int, steps: int, build: bool
+    ) -> None:
+        """Make what is made once for plans of a shape; see `warm_up`."""
 
     def plan(
         self,

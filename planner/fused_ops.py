@@ -224,7 +224,7 @@ def _launch_product(
         folded.eps if folded else 0.0,
         K=inner,
         N=columns,
-        SPAN=span if split > 1 else inner,
+        SPAN=span,
         GROUP=folded.group if folded else 1,
         NORM=folded is not None,
         BLOCKS=blocks,

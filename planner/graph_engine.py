@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from tickdrive.planner.diffusion import check_steps
 from tickdrive.planner.engine import Part, PlannerEngine, example_inputs
 from tickdrive.planner.engine_cache import (
     entry_path,
@@ -127,23 +126,11 @@ class GraphEngine(HoistedEngine):
         self._last: Recording | None = None
         self._told = False
 
-    def warm_up(
-        self,
-        n_vl: int = 64,
-        n_reasoning: int = 8,
-        batch: int = 1,
-        steps: Sequence[int] | None = None,
-        runs: int = 3,
-        build: bool = True,
-    ) -> None:
-        """See `PlannerEngine.warm_up`; records the graphs of these shapes."""
-        for count in steps or (self.config.num_inference_steps,):
-            check_steps(self.config, count)
-            for padded in (False, True):
-                shapes = Shapes(batch, n_vl, n_reasoning, count, padded)
-                if shapes not in self._recordings and min(n_vl, n_reasoning) > 0 and not self._closed:
-                    self._recordings[shapes] = self._built(shapes, build)
-        super().warm_up(n_vl, n_reasoning, batch, steps, runs, build)
+    def _prepare(self, batch: int, n_vl: int, n_reasoning: int, steps: int, build: bool) -> None:
+        for padded in (False, True):
+            shapes = Shapes(batch, n_vl, n_reasoning, steps, padded)
+            if shapes not in self._recordings:
+                self._recordings[shapes] = self._built(shapes, build)
 
     def static_outputs(self) -> tuple[torch.Tensor, ...]:
         """See `PlannerEngine.static_outputs`."""

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from tickdrive.planner.diffusion import check_steps
 from tickdrive.planner.engine import Part, PlannerEngine
 from tickdrive.planner.engine_cache import entry_path, policy_hash, read_entry, write_entry
 from tickdrive.planner.errors import EngineNotReadyError, PlannerError
@@ -55,22 +53,10 @@ class OnnxEngine(PlannerEngine):
         self._sessions: dict[Shapes, Any] = {}
         self._plain: HoistedEngine | None = None
 
-    def warm_up(
-        self,
-        n_vl: int = 64,
-        n_reasoning: int = 8,
-        batch: int = 1,
-        steps: Sequence[int] | None = None,
-        runs: int = 3,
-        build: bool = True,
-    ) -> None:
-        """See `PlannerEngine.warm_up`; loads or builds the graphs of these shapes."""
-        for count in steps or (self.config.num_inference_steps,):
-            check_steps(self.config, count)
-            shapes = (batch, n_vl, n_reasoning, count)
-            if shapes not in self._sessions and min(n_vl, n_reasoning) > 0 and not self._closed:
-                self._sessions[shapes] = self._load(shapes, build)
-        super().warm_up(n_vl, n_reasoning, batch, steps, runs, build)
+    def _prepare(self, batch: int, n_vl: int, n_reasoning: int, steps: int, build: bool) -> None:
+        shapes = (batch, n_vl, n_reasoning, steps)
+        if shapes not in self._sessions:
+            self._sessions[shapes] = self._load(shapes, build)
 
     def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
         """See `PlannerEngine.loop_bytes`: the hoisted engine's loop, for INT8 at a quarter."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from tickdrive.planner.diffusion import check_steps
 from tickdrive.planner.engine import Part, PlannerEngine, example_inputs
 from tickdrive.planner.errors import PlannerError
 from tickdrive.planner.hoisted import HoistedEngine, Stages
@@ -46,22 +45,10 @@ class TracedEngine(HoistedEngine):
         self._traces: dict[Shapes, Stages] = {}
         self._told = False
 
-    def warm_up(
-        self,
-        n_vl: int = 64,
-        n_reasoning: int = 8,
-        batch: int = 1,
-        steps: Sequence[int] | None = None,
-        runs: int = 3,
-        build: bool = True,
-    ) -> None:
-        """See `PlannerEngine.warm_up`; records the stages for these shapes."""
-        for count in steps or (self.config.num_inference_steps,):
-            check_steps(self.config, count)
-            shapes = (batch, n_vl, n_reasoning, count)
-            if shapes not in self._traces and min(n_vl, n_reasoning) > 0 and not self._closed:
-                self._traces[shapes] = self._trace(shapes)
-        super().warm_up(n_vl, n_reasoning, batch, steps, runs, build)
+    def _prepare(self, batch: int, n_vl: int, n_reasoning: int, steps: int, build: bool) -> None:
+        shapes = (batch, n_vl, n_reasoning, steps)
+        if shapes not in self._traces:
+            self._traces[shapes] = self._trace(shapes)
 
     def _stages_for(self, features: Features, steps: int) -> Stages:
         shapes = (*features.vl_tokens.shape[:2], features.reasoning_tokens.shape[1], steps)
