@@ -11,6 +11,8 @@ encoder, the history tokens' path through the layers beside the first step's.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,10 +20,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 import triton
+from torch import nn
 
 from tickdrive.planner import kernels
 from tickdrive.planner.diffusion import SampleSchedule
 from tickdrive.planner.errors import EngineNotReadyError
+from tickdrive.planner.fused_loop import Hoisted, LoopWeights, PersistentLoop, why_not
 from tickdrive.planner.fused_ops import (
     QUANT,
     FoldedNorm,
@@ -38,6 +42,8 @@ from tickdrive.planner.fused_ops import (
 from tickdrive.planner.hoisted_attention import TwofoldDecoder
 from tickdrive.planner.layers import MODULATION_PARTS, NORM_EPS, DecoderLayer
 from tickdrive.planner.network import TransformerForDiffusion
+
+log = logging.getLogger(__name__)
 
 
 class Side:
@@ -128,10 +134,8 @@ class FusedDecoder(TwofoldDecoder):
             )
         super().__init__(network, dtype)
         layers = [layer for layer in network.decoder if isinstance(layer, DecoderLayer)]
-        self.ups = [Weights.of(layer.ffn.up.weight, layer.ffn.up.bias, dtype, quantised) for layer in layers]
-        self.downs = [
-            Weights.of(layer.ffn.down.weight, layer.ffn.down.bias, dtype, quantised) for layer in layers
-        ]
+        self.ups = _stacked([layer.ffn.up for layer in layers], dtype, quantised)
+        self.downs = _stacked([layer.ffn.down for layer in layers], dtype, quantised)
         up = torch.stack([layer.ffn.up.weight.detach().t() for layer in layers])
         self.keep("fold_up", _as_quantised(self.ups) if quantised else up)
         self.up_bias = torch.stack([layer.ffn.up.bias.detach().float() for layer in layers])[:, None]
@@ -149,6 +153,35 @@ class FusedDecoder(TwofoldDecoder):
         self.gru_candidate = recurrent_bias[2 * self.width :].to(dtype).contiguous()
         self.horizon = config.horizon
         self.clip = config.clip_sample
+        self.loop = None if quantised else self._persistent_loop(network)
+
+    def _persistent_loop(self, network: TransformerForDiffusion) -> PersistentLoop | None:
+        """The loop in one kernel, where the device and the network allow."""
+        config = network.config
+        shape = (config.n_emb, config.n_head, config.n_memory, config.horizon, config.n_layer)
+        if why_not(*shape, self.dtype, self.points.device) is not None:
+            return None
+        weights = LoopWeights(
+            up=_whole(self.ups),
+            down=_whole(self.downs),
+            down_bias=torch.stack([item.bias for item in self.downs]),
+            out_bias=torch.stack(self.out_biases),
+            gru=network.head.gru,
+            head_norm=network.head.norm,
+            head_out=network.head.out,
+            points=self.points,
+            points_bias=self.points_bias,
+            input_norm=self.input_norm,
+        )
+        try:
+            return PersistentLoop(weights, config.n_head, config.n_memory, config.clip_sample)
+        except (RuntimeError, AttributeError, ImportError) as error:
+            log.warning(
+                "planner engine 'fused' runs its loop kernel by kernel, a millisecond slower: the persistent "
+                "one does not compile (%s)",
+                str(error).strip().splitlines()[0],
+            )
+            return None
 
     def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
         """See `PlannerEngine.loop_bytes`."""
@@ -321,10 +354,14 @@ class FusedDecoder(TwofoldDecoder):
         levels = list(zip(schedule.alpha_bars, schedule.alpha_bars_next, strict=True))
         # a row of counters for each GRU, the history's last
         arrived = torch.zeros(len(levels) + 1, len(levels) * batch, dtype=torch.int32, device=noise.device)
-        with side.run():
-            states = self.history_states(ego_status, given, folded, arrived[-1], launch)
         trajectory = noise.reshape(-1, 2)
         tokens = self._advance(None, None, trajectory, None, launch)[1]
+        if self.loop is not None and batch == 1:  # has no room for others beside it
+            states = self.history_states(ego_status, given, folded, arrived[-1], launch)
+            hoisted = Hoisted(given.modulation, given.fold, given.bias, *folded)
+            return self.loop.run(tokens, noise, hoisted, states, schedule).view(noise.shape)
+        with side.run():
+            states = self.history_states(ego_status, given, folded, arrived[-1], launch)
         for step, level in enumerate(levels):
             stream = self.layers(tokens, given, folded, step * batch, horizon, launch)
             first = side if step == 0 else None
@@ -375,6 +412,19 @@ class FusedDecoder(TwofoldDecoder):
             **launch.options(),
         )
         return ahead, embedded
+
+
+def _stacked(layers: list[nn.Linear], dtype: torch.dtype, quantised: bool) -> list[Weights]:
+    """Layers of one shape, their weights in one piece of memory."""
+    items = [Weights.of(layer.weight, layer.bias, dtype, quantised) for layer in layers]
+    whole = torch.stack([item.weight for item in items])
+    return [dataclasses.replace(item, weight=part) for item, part in zip(items, whole, strict=True)]
+
+
+def _whole(items: list[Weights]) -> torch.Tensor:
+    """The memory of `_stacked` layers: (L, N, K)."""
+    first = items[0].weight
+    return first.as_strided((len(items), *first.shape), (first.numel(), *first.stride()))
 
 
 def _as_quantised(layers: list[Weights]) -> torch.Tensor:
