@@ -356,10 +356,18 @@ class FusedDecoder(TwofoldDecoder):
         arrived = torch.zeros(len(levels) + 1, len(levels) * batch, dtype=torch.int32, device=noise.device)
         trajectory = noise.reshape(-1, 2)
         tokens = self._advance(None, None, trajectory, None, launch)[1]
-        if self.loop is not None and batch == 1:  # has no room for others beside it
-            states = self.history_states(ego_status, given, folded, arrived[-1], launch)
-            hoisted = Hoisted(given.modulation, given.fold, given.bias, *folded)
-            return self.loop.run(tokens, noise, hoisted, states, schedule).view(noise.shape)
+        if self.loop is not None and batch == 1:
+            run = self.loop.start(
+                tokens, noise, Hoisted(given.modulation, given.fold, given.bias, *folded), schedule
+            )
+            # two kernels whose programs wait for their like must not run side by side
+            beside = dataclasses.replace(launch, at_once=0)
+            with side.run():
+                states = self.history_states(ego_status, given, folded, arrived[-1], beside)
+            run.first_layers()
+            side.join()
+            run.rest(states)
+            return run.trajectory.view(noise.shape)
         with side.run():
             states = self.history_states(ego_status, given, folded, arrived[-1], launch)
         for step, level in enumerate(levels):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class PersistentLoop:
         horizon = len(weights.points_bias)
         dtype, device = weights.up.dtype, weights.up.device
         self._programs = width // _COLUMNS
-        self._heads = n_head
+        self._layers, self._heads = layers, n_head
         gru_input, gru_bias = _behind_norm(weights.gru, weights.head_norm)
         gru = [units_of(part.to(dtype)) for part in (gru_input, weights.gru.weight_hh_l0.detach())]
         both = [lines_in_order(weights.up), columns_in_order(weights.down)]
@@ -137,25 +138,16 @@ class PersistentLoop:
         self._shared_bytes = _shared_bytes(width, n_head, n_memory, horizon, layers)
         self._kernel.set_shared_memory_config(self._shared_bytes)
 
-    def run(
-        self,
-        tokens: torch.Tensor,
-        noise: torch.Tensor,
-        hoisted: Hoisted,
-        history: torch.Tensor,
-        schedule: SampleSchedule,
-    ) -> torch.Tensor:
-        """All steps.
+    def start(
+        self, tokens: torch.Tensor, noise: torch.Tensor, hoisted: Hoisted, schedule: SampleSchedule
+    ) -> LoopRun:
+        """A plan's buffers.
 
         Args:
             tokens: (T, D) fp32 of the noise; overwritten.
             noise: (1, T, 2) fp32.
             hoisted: see there.
-            history: (S, D) fp32 states of the head's GRU after the history tokens.
             schedule: of the S steps.
-
-        Returns:
-            (T, 2) denoised normalised trajectory.
         """
         levels = self._levels.get(schedule)
         if levels is None:  # kept: a graph must not copy from the host while it is recorded
@@ -165,16 +157,51 @@ class PersistentLoop:
         count, width = tokens.shape
         floats = [count * self._heads * 8, count * self._programs * 2, count * width // 2]
         floats += [count * 2 * width, count * width]
-        told = tokens.new_empty(sum(floats)).split(floats)  # what programs tell each other
+        told = [tokens, *tokens.new_empty(sum(floats)).split(floats)]  # what programs tell each other
         trajectory = noise.reshape(-1, 2).clone()
-        arrived = torch.zeros(1, dtype=torch.int32, device=tokens.device)
         given = [hoisted.modulation, hoisted.fold, hoisted.bias, hoisted.keys, hoisted.key_bias]
-        arguments = [tokens, *told, trajectory, arrived, self._items, *given, hoisted.values]
-        arguments += [history, levels, *self._small]
         numbers = (len(schedule.timesteps), hoisted.fold.stride(0), hoisted.bias.stride(0))
-        grid, block = (self._programs, 1, 1), (_THREADS, 1, 1)
-        self._kernel(grid, block, [*arguments, *numbers], self._shared_bytes)
-        return trajectory
+
+        def launch(items: range, history: torch.Tensor) -> None:
+            arrived = torch.zeros(1, dtype=torch.int32, device=tokens.device)
+            arguments = [*told, trajectory, arrived, self._items, *given, hoisted.values, history, levels]
+            arguments += [*self._small, items.start, items.stop, *numbers]
+            self._kernel((self._programs, 1, 1), (_THREADS, 1, 1), arguments, self._shared_bytes)
+
+        return LoopRun(launch, self._layers, numbers[0], trajectory)
+
+
+class LoopRun:
+    """One plan's loop in two launches: the history's path through the layers runs beside the first.
+
+    Args:
+        launch: of some items (layers of a step, then its head) with the GRU's states before the waypoints.
+        layers: of a step.
+        steps: S.
+        trajectory: (T, 2) that is being denoised.
+    """
+
+    def __init__(
+        self,
+        launch: Callable[[range, torch.Tensor], None],
+        layers: int,
+        steps: int,
+        trajectory: torch.Tensor,
+    ) -> None:
+        self._launch, self._layers, self._steps = launch, layers, steps
+        self.trajectory = trajectory
+
+    def first_layers(self) -> None:
+        """The first step's layers."""
+        self._launch(range(self._layers), self.trajectory)  # without a head no states are read
+
+    def rest(self, states: torch.Tensor) -> None:
+        """The first step's head and all other steps.
+
+        Args:
+            states: (S, D) fp32 of the head's GRU after the history tokens.
+        """
+        self._launch(range(self._layers, self._steps * (self._layers + 1)), states)
 
 
 def why_not(

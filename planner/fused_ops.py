@@ -202,7 +202,7 @@ def _launch_product(
     rows, inner = x.shape
     columns = len(weights.weight)
     span = inner // split
-    tile = tile_of(rows, span // 2)
+    tile = tile_of(rows, span // 2, onto is None)
     folded, stats = norm or (None, x)
     blocks = stats.shape[1] if folded else 1
     grid = (triton.cdiv(columns, tile.columns), triton.cdiv(rows, tile.rows), split)
@@ -485,15 +485,19 @@ class Tile:
     warps: int
 
 
-def tile_of(rows: int, inner: int) -> Tile:
+def tile_of(rows: int, inner: int, wide: bool = False) -> Tile:
     """Block shapes: enough programs for every multiprocessor, and enough bytes under way in each.
 
     Args:
         rows: tokens.
         inner: length of one of the sums that a product is made of.
+        wide: whether a program may have more columns where tokens are many, and cost more than weights.
     """
     tokens = min(_MAX_ROWS, max(8, triton.next_power_of_2(rows)))
-    reach = 128 if tokens <= 16 else 64
+    few = tokens <= 16
+    reach = 128 if few else 64
     while inner % reach:
         reach //= 2
-    return Tile(tokens, _OUTPUTS, reach, 4, 1 if tokens <= 16 else 2)
+    if wide and not few:
+        return Tile(tokens, 4 * _OUTPUTS, reach, 3, 4)
+    return Tile(tokens, _OUTPUTS, reach, 4, 1 if few else 2)

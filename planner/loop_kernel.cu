@@ -192,9 +192,9 @@ __device__ __forceinline__ void multiply(float *c, u32 a0, u32 a1, u32 a2, u32 a
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// What every warp of a program multiplied, summed: 32 columns of up to 8 rows; a thread's is row `warp`, column `lane`.
-// `tokens` holds the warp's 8 elements of row lane / 4 for each of its pairs.
-__device__ __forceinline__ float product32(const unsigned char *weights, const uint4 *tokens, float *partial, int warp, int lane) {
+// Each warp's part of the product of 32 columns and up to 8 rows. `tokens` holds the warp's 8 elements of row lane / 4 for
+// each of its pairs.
+__device__ __forceinline__ void multiply32(const unsigned char *weights, const uint4 *tokens, float *partial, int warp, int lane) {
     float sums[2][4] = {};
     __syncwarp();
 #pragma unroll
@@ -221,7 +221,10 @@ __device__ __forceinline__ float product32(const unsigned char *weights, const u
         own[row * ROW + tile * 16 + column + 8] = sums[tile][2];
         own[(row + 1) * ROW + tile * 16 + column + 8] = sums[tile][3];
     }
-    sync();
+}
+
+// All warps' parts, behind a `sync`: row `warp`, column `lane`.
+__device__ __forceinline__ float collect32(const float *partial, int warp, int lane) {
     float sum = 0.f;
 #pragma unroll
     for (int i = 0; i < WARPS; i++) sum += partial[(i * 8 + warp) * ROW + lane];
@@ -288,16 +291,17 @@ __device__ __forceinline__ void done(const unsigned long long *barrier) {
 
 // One warp: what every item needs that nobody writes on its way to shared memory, an item ahead. Weights little by little:
 // what the others read meanwhile stands behind them.
-__device__ void bring(Shared &s, const Arguments &a, int lane, int steps, int fold_stride, int bias_stride) {
+__device__ void bring(Shared &s, const Arguments &a, int lane, int first_item, int last_item, int steps, int fold_stride,
+                      int bias_stride) {
     constexpr int PIECES = 16, BYTES = ITEM_BYTES / PIECES;
     const int program = blockIdx.x, own = program * 8;
     const int scores = min(SCORES, (T * HM - program + PROGRAMS - 1) / PROGRAMS);
     int layers = 0;
-    for (int item = 0; item < steps * ITEMS; item++) {
-        const int slot = item & 1, layer = item % ITEMS, step = item / ITEMS;
+    for (int item = first_item; item < last_item; item++) {
+        const int count = item - first_item, slot = count & 1, layer = item % ITEMS, step = item / ITEMS;
         const unsigned short *modulation = (const unsigned short *)a.modulation + (size_t)(step * L + layer) * 9 * D;
         unsigned long long *ready = &s.ready[slot];
-        if (item >= 2) await_turn(&s.empty[slot], (item >> 1) - 1);
+        if (count >= 2) await_turn(&s.empty[slot], (count >> 1) - 1);
         if (lane == 0) expect(ready, ITEM_BYTES + (layer < L ? HM * 16 + 3 * 16 + 2 * 128 : 0));
         __syncwarp();
         if (layer < L) {
@@ -314,7 +318,7 @@ __device__ void bring(Shared &s, const Arguments &a, int lane, int steps, int fo
             const unsigned char *from = (const unsigned char *)a.items + ((size_t)layer * PROGRAMS + program) * ITEM_BYTES;
             for (int piece = 0; piece < PIECES; piece++) {
                 copy(s.item[slot] + piece * BYTES, from + piece * BYTES, BYTES, ready);
-                if (item >= 2)
+                if (count >= 2)
                     for (long long begun = clock64(); clock64() - begun < PACE;);
             }
         }
@@ -456,12 +460,15 @@ __device__ __forceinline__ void up(Shared &s, const Arguments &a, const Self &me
             }
         }
     }
-    const float sum = product32(i.weights, tokens, s.partial, me.warp, me.lane);
-    if (!me.row_here) return;
+    multiply32(i.weights, tokens, s.partial, me.warp, me.lane);
     total = warp_sum(total) / D;
     squares = warp_sum(squares) / D;
+    const float inverse = rsqrtf(squares - total * total + EPS);
+    sync();
+    if (!me.row_here) return;
+    const float sum = collect32(s.partial, me.warp, me.lane);
     const float fold = s.fold[i.slot][me.lane], bias = s.fold_bias[i.slot][me.lane];
-    const float out = gelu((sum - total * fold) * rsqrtf(squares - total * total + EPS) + bias);
+    const float out = gelu((sum - total * fold) * inverse + bias);
     const u32 pair = narrow2(out, __shfl_down_sync(~0u, out, 1));
     if (me.lane % 2 == 0) tell((unsigned short *)a.hidden + me.warp * 4 * D + line, pair);
 }
@@ -537,7 +544,9 @@ __device__ __forceinline__ void project(Shared &s, const Arguments &a, const Sel
         }
     }
     await_turn(&s.ready[i.slot], i.turn);
-    const float sum = product32(i.weights, tokens, s.partial, me.warp, me.lane);
+    multiply32(i.weights, tokens, s.partial, me.warp, me.lane);
+    sync();
+    const float sum = collect32(s.partial, me.warp, me.lane);
     if (me.row_here && me.lane < 24)
         s.given[me.warp * 32 + me.lane] = sum + s.gru_bias[me.lane];
     sync();
@@ -564,7 +573,9 @@ __device__ __forceinline__ void recur(Shared &s, const Arguments &a, const Self 
     float previous = 0.f;
     if (me.warp == 0 && me.lane < 8) previous = peek_float(before + unit);
     __syncwarp();
-    const float sum = product32(i.weights + PRODUCT_BYTES, tokens, s.partial, me.warp, me.lane);
+    multiply32(i.weights + PRODUCT_BYTES, tokens, s.partial, me.warp, me.lane);
+    sync();
+    const float sum = collect32(s.partial, me.warp, me.lane);
     if (me.warp) return;
     const float of_update = __shfl_sync(~0u, sum, (me.lane + 8) & 31);
     const float of_candidate = __shfl_sync(~0u, sum, (me.lane + 16) & 31);
@@ -655,7 +666,7 @@ loop_kernel(float *x, float *scores, float2 *stats, void *narrow, void *hidden, 
             *candidate_bias, const void *head_norm, const void *head_norm_bias, const void *head_out, const void
             *head_out_bias, const void *points, const void *points_bias, const void *input_norm, const void
             *input_norm_bias,
-            int steps, int fold_stride, int bias_stride) {
+            int first_item, int last_item, int steps, int fold_stride, int bias_stride) {
     extern __shared__ __align__(128) unsigned char memory[];
     Shared &s = *(Shared *)memory;
     const Arguments a = {x, scores, stats, narrow, hidden, states, trajectory, arrived, items, modulation,
@@ -674,7 +685,7 @@ loop_kernel(float *x, float *scores, float2 *stats, void *narrow, void *hidden, 
     Self me;
     me.program = blockIdx.x, me.warp = threadIdx.x / 32, me.lane = threadIdx.x % 32;
     if (me.warp == WARPS) {
-        bring(s, a, me.lane, steps, fold_stride, bias_stride);
+        bring(s, a, me.lane, first_item, last_item, steps, fold_stride, bias_stride);
         return;
     }
     me.g = me.lane >> 2, me.q = me.lane & 3, me.column = me.program * 8 + me.g, me.row_here = me.warp < T;
@@ -684,10 +695,10 @@ loop_kernel(float *x, float *scores, float2 *stats, void *narrow, void *hidden, 
 
     Barrier all = {a.arrived, 0};
     int layers = 0;  // begun
-    for (int number = 0; number < steps * ITEMS; number++) {
-        const int slot = number & 1;
+    for (int number = first_item; number < last_item; number++) {
+        const int count = number - first_item, slot = count & 1;
         Item item;
-        item.layer = number % ITEMS, item.step = number / ITEMS, item.slot = slot, item.turn = number >> 1;
+        item.layer = number % ITEMS, item.step = number / ITEMS, item.slot = slot, item.turn = count >> 1;
         item.weights = s.item[slot];
         if (item.layer < L) {
             rate(s, a, me, item, steps, layers, all);
