@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 SETTLING_RUNS = 3
 """Runs before a recording: libraries choose kernels and allocate what they need."""
+_COMPILED_FORMS = 256
 _SPANS = ("encode", "hoist", "denoise")
 _UNTRACED = Tracer()
 
@@ -270,6 +271,9 @@ class CompiledEngine(GraphEngine):
         super()._arrange(network)
         assert self._encoder is not None and self._decoder is not None
         decoder = self._decoder
+        # engines share their modules' code, of which torch else compiles eight forms in a process
+        limit = torch._dynamo.config
+        limit.recompile_limit = max(limit.recompile_limit, _COMPILED_FORMS)
         # torch's own GRU cannot be compiled
         decoder.head_gru = FoldedGru(network.head.gru, self.compute_dtype, fused=False)
         self._compiled: Stages | None = Stages(

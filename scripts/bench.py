@@ -54,6 +54,7 @@ _PLANNER_COLUMNS = {
     "steps": "steps",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
+    "device_ms": "device ms",
     "rel_err": "rel err",
     "max_deviation_cm": "max cm",
     "bandwidth_share": "bw",
