@@ -616,6 +616,34 @@ def bench_scenarios(
     )
 
 
+@bench.command("criteria")
+def bench_criteria(
+    suite: Annotated[str, typer.Option(help="leaderboard-2.0 or leaderboard-2.1.")],
+    leaderboard_root: Annotated[
+        Path | None, typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.")
+    ] = None,
+    scenario_runner_root: Annotated[
+        Path | None, typer.Option(envvar="SCENARIO_RUNNER_ROOT", help="The scenario_runner's checkout.")
+    ] = None,
+    towns: TownsOption = None,
+    misdeeds: Annotated[str, typer.Option(help="Only these, by comma. Default: all.")] = "",
+    times: Annotated[int, typer.Option(help="How often each.", min=1)] = 2,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: runs/<date>-criteria.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Bad drives under an upstream leaderboard, judged by it and by our criteria at once: do they agree?"""
+    from tickdrive.scripts import bench_criteria as command
+
+    chosen = tuple(filter(None, misdeeds.split(",")))
+    command.run(
+        command.CriteriaBenchOptions(
+            suite, leaderboard_root, scenario_runner_root, towns, chosen, times, out, json_file
+        )
+    )
+
+
 @bench.command("drive")
 def bench_drive(
     preset: Annotated[str, typer.Option(help="compact, light, medium, seed, seed+n_layer=8, …")] = "seed",

@@ -97,6 +97,7 @@ class SuiteRun:
         simulator: where it drives.
         settings: how.
         observer: told what happens.
+        judge: socket of a second judge of the drives (see `second_judge`), where one listens.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class SuiteRun:
         simulator: SimulatorHost,
         settings: SuiteSettings,
         observer: SuiteObserver,
+        judge: Path | None = None,
     ) -> None:
         self._checkout = checkout
         self._routes_file = routes_file
@@ -118,6 +120,7 @@ class SuiteRun:
         self._simulator = simulator
         self._settings = settings
         self._observer = observer
+        self._judge = judge
         self._checkpoint = folder / "attempt" / "results.json"
         self._losses: Counter[Drive] = Counter()
         self._false_starts = 0
@@ -302,6 +305,7 @@ class SuiteRun:
             save_folders={f"{drive.route}_rep0": str(self.save_folder(drive)) for drive in drives},
             parent=os.getpid(),
             events=-1,
+            judge=str(self._judge or ""),
         )
 
 

@@ -114,7 +114,7 @@ def test_timeout_is_300_s_plus_a_tenth_of_the_limit():
 def test_minimum_speed_judges_four_parts():
     slow = MinimumSpeed(straight(400))
     n = drive(slow, 5.0, 79.0, traffic=(10.0, 10.0))
-    slow.finish(tick(n, 395.0))
+    slow.finish(tick(n, 395.0), over=False)
     assert [e.percent for e in slow.events] == pytest.approx([50.0] * 4)
     assert slow.value == pytest.approx(50.0)
     fast = MinimumSpeed(straight(400))
@@ -125,14 +125,14 @@ def test_minimum_speed_judges_four_parts():
 def test_minimum_speed_without_traffic_is_no_infraction():
     alone = MinimumSpeed(straight(400))
     n = drive(alone, 1.0, 395.0)
-    alone.finish(tick(n, 395.0))
+    alone.finish(tick(n, 395.0), over=True)
     assert not alone.events
 
 
 def test_minimum_speed_of_an_unfinished_part_is_not_judged():
     stopped = MinimumSpeed(straight(400))
     n = drive(stopped, 1.0, 90.0, traffic=(10.0,))
-    stopped.finish(tick(n, 90.0))
+    stopped.finish(tick(n, 90.0), over=True)
     assert not stopped.events
 
 
