@@ -162,9 +162,13 @@ def compare(
         allowed = SCORE_TOLERANCE / (100.0 if key == "score_penalty" else 1.0)
         if abs(upstream["scores"][key] - record["scores"][key]) > allowed:
             differs.append(f"{key}: {upstream['scores'][key]} | {record['scores'][key]}")
+    same_words = all(
+        sorted(upstream["infractions"].get(key, [])) == sorted(record["infractions"][key])
+        for key in INFRACTION_KEYS
+    )
     if ours["missing"]:
         differs.append(f"{len(ours['missing'])} frames were not seen")
-    return {**row, "ours": dict(ours), "differs": differs, "agree": not differs}
+    return {**row, "ours": dict(ours), "differs": differs, "agree": not differs, "same_words": same_words}
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -186,6 +190,7 @@ def _show(rows: list[dict[str, Any]], json_file: Path | None) -> None:
                 "infractions": ", ".join(f"{count} {key}" for key, count in counts.items() if count),
                 "upstream": score,
                 "ours": own,
+                "same words": "yes" if row.get("same_words") else "no",
                 "frames": (row.get("ours") or {}).get("frames"),
                 "differs": "; ".join(row["differs"]),
             }

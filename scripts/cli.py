@@ -183,9 +183,8 @@ def evaluate(
     hang: Annotated[
         float | None,
         typer.Option(
-            help="Simulated time may stand still so long, s. Default: the timeout and a minute.",
+            help="Simulated time may stand still so long, s. Default: the longest timeout and a minute.",
             min=1.0,
-            rich_help_panel=_UPSTREAM,
         ),
     ] = None,
     retries: Annotated[
@@ -193,7 +192,6 @@ def evaluate(
         typer.Option(
             help="A route whose simulator or evaluator died is tried again so often.",
             min=0,
-            rich_help_panel=_UPSTREAM,
         ),
     ] = 2,
     json_file: JsonOption = None,
@@ -247,6 +245,8 @@ def evaluate(
             out=out,
             resume=resume,
             frames=frames,
+            retries=retries,
+            hang_s=hang,
             json_file=json_file,
         )
     )

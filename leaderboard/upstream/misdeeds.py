@@ -15,6 +15,9 @@ _STOP = "206"
 _NEAR_STOP_M = 12.0
 # metres before the trigger, of the whole lane, beyond a junction
 _SIZES = ((60.0, 200.0, 80.0), (40.0, 120.0, 40.0))
+_DRIVEN = (carla.LaneType.Driving, carla.LaneType.Parking)
+# upstream's background traffic takes a town whose name holds "Town03" for it, and wants its junctions
+_MISTAKEN = ("TickTown03",)
 _OBSTACLE = {"distance": "40", "direction": "right", "speed": "40"}
 
 
@@ -27,12 +30,14 @@ class Misdeed:
         kind: the infraction that it is for.
         scenario: type of a scenario that it needs; empty for none.
         stops: a stop sign must stand at the junction.
+        at_edge: no lane that may be driven in lies to the right.
     """
 
     need: Need
     kind: EventKind
     scenario: str = ""
     stops: bool = False
+    at_edge: bool = False
 
 
 _LANE = Need("lane")
@@ -43,10 +48,10 @@ MISDEEDS: Mapping[str, Misdeed] = {
     "hit pedestrian": Misdeed(_LANE, EventKind.COLLISION_PEDESTRIAN),
     "hit vehicle": Misdeed(_LANE, EventKind.COLLISION_VEHICLE),
     "hit obstacle": Misdeed(_LANE, EventKind.COLLISION_STATIC),
-    "leave road": Misdeed(_LANE, EventKind.OUTSIDE_ROUTE_LANES),
+    "leave road": Misdeed(_LANE, EventKind.OUTSIDE_ROUTE_LANES, at_edge=True),
     "oncoming lane": Misdeed(Need("two ways"), EventKind.OUTSIDE_ROUTE_LANES),
     "crawl": Misdeed(_LANE, EventKind.MIN_SPEED),
-    "leave route": Misdeed(_LANE, EventKind.ROUTE_DEVIATION),
+    "leave route": Misdeed(Need("junction", "straight", crossroads=True), EventKind.ROUTE_DEVIATION),
     "stand": Misdeed(_LANE, EventKind.VEHICLE_BLOCKED),
     "dawdle": Misdeed(_LANE, EventKind.ROUTE_TIMEOUT),
     "wait out scenario": Misdeed(
@@ -64,12 +69,12 @@ MISDEEDS: Mapping[str, Misdeed] = {
 
 
 def misdeed_routes(
-    towns: Mapping[str, carla.Map], names: Sequence[str] = tuple(MISDEEDS), times: int = 2
+    towns: Sequence[Mapping[str, carla.Map]], names: Sequence[str] = tuple(MISDEEDS), times: int = 2
 ) -> tuple[str, dict[str, str], dict[str, str]]:
     """A route file with each misdeed so many times, in different towns where several have room for it.
 
     Args:
-        towns: name -> map.
+        towns: name -> map; those of a later entry are taken where the earlier have too few places.
         names: of `MISDEEDS`.
         times: how often each.
 
@@ -83,7 +88,9 @@ def misdeed_routes(
         misdeed = MISDEEDS[name]
         places = list(itertools.islice(_places(towns, misdeed, number), times))
         if len(places) < times:
-            missing[name] = f"{len(places)} of {times} places in {', '.join(towns)}"
+            missing[name] = (
+                f"{len(places)} of {times} places in {', '.join(t for each in towns for t in each)}"
+            )
         for town, site in places:
             route_id = str(len(texts))
             text = route_xml(route_id, town, misdeed.scenario or "none", misdeed.need, site)
@@ -95,12 +102,14 @@ def misdeed_routes(
     return f"<routes>{''.join(texts)}</routes>", deeds, missing
 
 
-def _places(towns: Mapping[str, carla.Map], misdeed: Misdeed, first: int) -> Iterator[tuple[str, Site]]:
+def _places(
+    towns: Sequence[Mapping[str, carla.Map]], misdeed: Misdeed, first: int
+) -> Iterator[tuple[str, Site]]:
     """Places from each town in turn; smaller ones where there are no more."""
-    names = [*towns]
-    names = names[first % len(names) :] + names[: first % len(names)]
-    for size in _SIZES:
-        found = [_sites(name, towns[name], misdeed, size) for name in names]
+    for maps, size in itertools.product(filter(None, towns), _SIZES):
+        names = [name for name in maps if name not in _MISTAKEN]
+        names = names[first % len(names) :] + names[: first % len(names)]
+        found = [_sites(name, maps[name], misdeed, size) for name in names]
         for in_turn in itertools.zip_longest(*found):
             yield from (each for each in in_turn if each is not None)
 
@@ -109,9 +118,16 @@ def _sites(
     name: str, town: carla.Map, misdeed: Misdeed, size: tuple[float, float, float]
 ) -> Iterator[tuple[str, Site]]:
     # the first place that is found is often at a map's edge
-    sites = (site for site in find_sites(town, misdeed.need, size) if not misdeed.stops or _has_stop(site))
+    sites = (site for site in find_sites(town, misdeed.need, size) if _suits(site, misdeed))
     for site in itertools.islice(sites, 0 if misdeed.stops else 1, None, 3):
         yield name, site
+
+
+def _suits(site: Site, misdeed: Misdeed) -> bool:
+    if misdeed.stops and not _has_stop(site):
+        return False
+    beside = site.trigger.get_right_lane()
+    return not (misdeed.at_edge and beside is not None and beside.lane_type in _DRIVEN)
 
 
 def _has_stop(site: Site) -> bool:

@@ -27,6 +27,8 @@ _TO_LINE_M = 9.0
 _LANE_M = 2.0
 _GAP_M = 7.0
 _STUCK_TICKS = 60
+_WRONG_WAY_M = 120
+_APART_M = 50
 _WINDOW = 40
 _PULSE_S = 60.0
 _SCENARIO_S = 250.0
@@ -35,12 +37,29 @@ _OBSTACLES = {
     "hit vehicle": ("vehicle.audi.tt", 0.4),
     "hit obstacle": ("static.prop.streetbarrier", 0.1),
 }
-_OFFSETS_M = {"leave road": 7.0, "oncoming lane": -3.5}
+_OFFSETS_M = {"leave road": 4.0, "oncoming lane": -3.5}
 
 
 def get_entry_point() -> str:
     """Name of the agent class, as the leaderboards ask for it."""
     return "RecklessAgent"
+
+
+def _other_way(town: carla.Map, way: list[carla.Transform], junction: int) -> list[carla.Transform]:
+    """Through the junction and on, to where the route does not go."""
+    before = town.get_waypoint(way[max(junction - 2, 0)].location)
+    ways = []
+    for inside in before.next(4.0):
+        on = [inside]
+        while len(on) < _WRONG_WAY_M and (following := on[-1].next(1.0)):
+            on.append(following[0])
+        ways.append([each.transform for each in on])
+
+    def aside_m(other: list[carla.Transform]) -> float:
+        there = other[min(_APART_M, len(other) - 1)].location
+        return min(there.distance(each.location) for each in way)
+
+    return max(ways, key=aside_m)
 
 
 class RecklessAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
@@ -84,16 +103,19 @@ class RecklessAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
         evaluator = next(o for o in gc.get_objects() if type(o).__name__ == "LeaderboardEvaluator")
         route = evaluator.route_scenario
         self._ego = CarlaDataProvider.get_hero_actor()
+        self._deed = self._deeds[route.config.name]
         self._way = [transform for transform, _ in route.route]
+        town = CarlaDataProvider.get_map()
+        inside = (i for i, at in enumerate(self._way) if town.get_waypoint(at.location).is_junction)
+        junction = next(inside, len(self._way) - 1)
+        if self._deed == "leave route":
+            self._way = [*self._way[:junction], *_other_way(town, self._way, junction)]
         self._driven_m = [0.0]
         for i in range(1, len(self._way)):
             step_m = self._way[i].location.distance(self._way[i - 1].location)
             self._driven_m.append(self._driven_m[-1] + step_m)
-        self._deed = self._deeds[route.config.name]
+        self._junction_m = self._driven_m[junction]
         self._to_do = self._deed in (*_OBSTACLES, "run red light")
-        town = CarlaDataProvider.get_map()
-        inside = (i for i, at in enumerate(self._way) if town.get_waypoint(at.location).is_junction)
-        self._junction_m = self._driven_m[next(inside, -1)]
         if self._deed == "run red light":
             self._turn_lights(carla.TrafficLightState.Green)
 
@@ -142,8 +164,6 @@ class RecklessAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
         begun = driven_m > _BEGIN_M
         if deed in _OFFSETS_M and _BEGIN_M < driven_m < self._driven_m[-1] - _BEGIN_M:
             return _CRUISE_MPS, _OFFSETS_M[deed]
-        if deed == "leave route" and begun:
-            return _CRUISE_MPS, _ASIDE_M
         if deed in ("crawl", "hold up ambulance"):
             return _CRAWL_MPS if deed == "crawl" else _CRUISE_MPS / 2, 0.0
         if deed == "stand" and begun:

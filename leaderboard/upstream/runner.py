@@ -64,7 +64,7 @@ class RunnerSpec:
 def main(arguments: list[str]) -> None:
     """Run an evaluator to its end; its exit status is this process's."""
     spec = RunnerSpec.from_json(arguments[0])
-    _end_with(spec.parent)
+    end_with(spec.parent)
     os.environ[WATCH_VARIABLE] = str(os.getpid())
     prepare(spec.python_path)
     events = _Events(spec.events)
@@ -104,7 +104,7 @@ def give_getchildren() -> None:
     ET.parse = with_children  # type: ignore[assignment]
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Be killed by the kernel when `parent` is gone: that works whatever this process hangs in."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it went before

@@ -88,10 +88,12 @@ class Running:
         host: its address.
         port: its RPC port.
         wait_s: how long it may take to come back after it went.
+        first_wait_s: how long it may take to be there at first; None: as long.
     """
 
-    def __init__(self, host: str, port: int, wait_s: float) -> None:
+    def __init__(self, host: str, port: int, wait_s: float, first_wait_s: float | None = None) -> None:
         self.host, self.port, self._wait_s = host, port, wait_s
+        self._next_wait_s = wait_s if first_wait_s is None else first_wait_s
         self._probe = PortProbe(host, port)
 
     def prepare(self) -> None:
@@ -100,12 +102,13 @@ class Running:
         Raises:
             ServerError: nothing did in time.
         """
-        until = time.monotonic() + self._wait_s
+        wait_s, self._next_wait_s = self._next_wait_s, self._wait_s
+        until = time.monotonic() + wait_s
         self._probe = PortProbe(self.host, self.port)
         while not self._probe.answers():
             if time.monotonic() > until:
                 raise ServerError(
-                    f"Nothing listens at {self.host}:{self.port}, waited {self._wait_s:.0f} s.",
+                    f"Nothing listens at {self.host}:{self.port}, waited {wait_s:.0f} s.",
                     "Start the server there, then go on with --resume.",
                 )
             time.sleep(_POLL_S)
