@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -120,7 +121,7 @@ def second_judge(routes_file: Path, rules: str, out: Path, log_path: Path) -> It
     out.mkdir(exist_ok=True)
     # the path of a socket may not be long
     with tempfile.TemporaryDirectory(prefix="tickdrive-") as short, log_path.open("wb") as log:
-        spec = JudgeSpec(f"{short}/judge", str(routes_file), rules, str(out))
+        spec = JudgeSpec(f"{short}/judge", str(routes_file), rules, str(out), os.getpid())
         process = subprocess.Popen(
             [
                 sys.executable,

@@ -127,41 +127,20 @@ def _simulator(options: EvaluateOptions, town: str, folder: Path, wait_s: float)
         return Running(*parse_address(options.carla), wait_s, first_wait_s=0.0)
     logs = folder / LOGS_FOLDER
     logs.mkdir(exist_ok=True)
-    return _Started(Embedded(town, None, options.seed, logs))
+    return _Told(town, None, options.seed, logs)
 
 
-class _Started:
+class _Told(Embedded):
     """The embedded simulator; that and how long it starts is told."""
-
-    def __init__(self, embedded: Embedded) -> None:
-        self._embedded = embedded
-        self.host = embedded.host
-
-    @property
-    def port(self) -> int:
-        """Of the one that runs."""
-        return self._embedded.port
 
     def prepare(self) -> None:
         """Start it where none runs."""
-        if self._embedded.alive():
+        if self.alive():
             return
         started = time.monotonic()
         with console.status("starting the simulator (the first start compiles, about half a minute)"):
-            self._embedded.prepare()
+            super().prepare()
         console.print(f"  simulator ready after {time.monotonic() - started:.1f} s", style="dim")
-
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return self._embedded.alive()
-
-    def discard(self) -> None:
-        """The next is to be a fresh one."""
-        self._embedded.discard()
-
-    def stop(self) -> None:
-        """No more is needed."""
-        self._embedded.stop()
 
 
 def _say_loss(route_id: str | None, why: str, again: bool) -> None:

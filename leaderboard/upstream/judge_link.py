@@ -1,9 +1,9 @@
 """In an upstream evaluator's process: tells a second judge which route begins, when, and what scenarios do.
 
 Upstream's files stay as they are; the few calls that matter are wrapped. Before a route's first tick
-upstream waits until the judge is attached, and after its last until the judge is done: simulated time
-stands still meanwhile, so that the drive is the same and the judge sees all of it. Lines of JSON over a local
-socket, see `second_judge`.
+upstream waits until the judge is attached, after each until the judge has seen it, and after the last until
+the judge is done: simulated time stands still meanwhile, so that the drive is the same and the judge sees all
+of it, actors of a few seconds' life too. Lines of JSON over a local socket, see `second_judge`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class JudgeLink:
         from leaderboard.autoagents.agent_wrapper import AgentError  # upstream's
         from leaderboard.scenarios.scenario_manager import ScenarioManager
 
-        run = ScenarioManager.run_scenario
+        run, tick = ScenarioManager.run_scenario, ScenarioManager._tick_scenario
 
         def frame() -> int:
             return int(CarlaDataProvider.get_world().get_snapshot().frame)
@@ -77,7 +77,12 @@ class JudgeLink:
             finally:
                 self._ask(end=frame(), failure=failure)
 
+        def ticked(manager: Any) -> None:
+            tick(manager)
+            self._ask(tick=frame())
+
         ScenarioManager.run_scenario = judged
+        ScenarioManager._tick_scenario = ticked
 
     def _follow_signals(self) -> None:
         import py_trees

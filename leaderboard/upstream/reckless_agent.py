@@ -29,6 +29,7 @@ _GAP_M = 7.0
 _STUCK_TICKS = 60
 _WRONG_WAY_M = 120
 _APART_M = 50
+_RUN_UP_POINTS = 10
 _WINDOW = 40
 _PULSE_S = 60.0
 _SCENARIO_S = 250.0
@@ -106,7 +107,9 @@ class RecklessAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
         self._deed = self._deeds[route.config.name]
         self._way = [transform for transform, _ in route.route]
         town = CarlaDataProvider.get_map()
-        inside = (i for i, at in enumerate(self._way) if town.get_waypoint(at.location).is_junction)
+        # a route may begin at the edge of a junction
+        later = range(_RUN_UP_POINTS, len(self._way))
+        inside = (i for i in later if town.get_waypoint(self._way[i].location).is_junction)
         junction = next(inside, len(self._way) - 1)
         if self._deed == "leave route":
             self._way = [*self._way[:junction], *_other_way(town, self._way, junction)]

@@ -33,6 +33,7 @@ from tickdrive.leaderboard.route_planner import RoutePlanner
 from tickdrive.leaderboard.routes import Route, read_routes
 from tickdrive.leaderboard.scoring import Failure
 from tickdrive.leaderboard.upstream.ego_follower import EgoFollower, SeenFrame
+from tickdrive.leaderboard.upstream.runner import end_with
 
 _TIMEOUT_S = 60.0
 _SYNC_S = 20.0
@@ -59,12 +60,14 @@ class JudgeSpec:
         routes: the route file.
         rules: whose scores.
         out: folder for the records, ``<route>.json`` each.
+        parent: process to end with.
     """
 
     socket: str
     routes: str
     rules: str
     out: str
+    parent: int
 
 
 class Lines:
@@ -139,7 +142,8 @@ class Drive:
         self.missing: list[int] = []
         self.ended_frame: int | None = None
         self._begin = begin
-        self._last = begin
+        self._last = self._taken = begin
+        self._gone = False
         self._began_s = world.get_snapshot().timestamp.elapsed_seconds
         self._judge = RouteJudge(
             world,
@@ -166,8 +170,17 @@ class Drive:
             frame = self._follower.frames.get(timeout=wait_s)
         except queue.Empty:
             return
-        if frame is not None and frame.frame > self._begin:
+        if frame is None:
+            self._gone = True
+        elif frame.frame > self._begin:
             self._waiting.append(frame)
+            self._taken = frame.frame
+
+    def take_up_to(self, frame: int) -> None:
+        """Wait until a frame is taken; one that never comes is found missing in the end."""
+        until = time.monotonic() + _LAST_FRAME_S
+        while self._taken < frame and not self._gone and time.monotonic() < until:
+            self.take(0.1)
 
     def judge(self) -> None:
         """Judge what has waited long enough: all that belongs to it has come."""
@@ -176,9 +189,7 @@ class Drive:
 
     def finish(self, end: int, failure: str) -> dict[str, Any]:
         """Judge the rest, up to the last frame, and make the record."""
-        until = time.monotonic() + _LAST_FRAME_S
-        while time.monotonic() < until and (self._waiting[-1].frame if self._waiting else self._last) < end:
-            self.take(0.1)
+        self.take_up_to(end)
         time.sleep(_LAST_CONTACTS_S)
         while self._waiting and self._waiting[0].frame <= end:
             self._judge_next()
@@ -239,10 +250,7 @@ class SecondJudge:
     def run(self) -> None:
         """Until the evaluator ends."""
         while True:
-            if self._drive is not None:
-                self._drive.take(0.02)
-            # after a frame is taken: what was told before the next was asked for is there to be read
-            messages = self._lines.take(0.0 if self._drive else 0.5)
+            messages = self._lines.take(0.5)
             if messages is None:
                 return
             for message in messages:
@@ -261,6 +269,9 @@ class SecondJudge:
             assert self._client is not None and self._route is not None
             begin, hero = message["begin"], message["hero"]
             self._drive = Drive(self._client, self._route, begin, hero, self._config)
+            self._lines.answer()
+        elif "tick" in message and self._drive is not None:
+            self._drive.take_up_to(message["tick"])
             self._lines.answer()
         elif "signal" in message and self._drive is not None:
             self._drive.signal(message["signal"], message["value"], message["frame"])
@@ -290,7 +301,9 @@ def _serve(spec: JudgeSpec, connection: socket.socket) -> NoReturn:
 def main(arguments: list[str]) -> None:
     """Serve one evaluator after another, each in a process of its own: a lost simulator spoils a client's."""
     spec = JudgeSpec(**json.loads(arguments[0]))
+    end_with(spec.parent)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    own = os.getpid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(spec.socket)
         listener.listen()
@@ -299,6 +312,7 @@ def main(arguments: list[str]) -> None:
             connection, _ = listener.accept()
             child = os.fork()
             if child == 0:
+                end_with(own)
                 listener.close()
                 _serve(spec, connection)
             connection.close()
