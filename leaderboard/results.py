@@ -234,7 +234,7 @@ class Results:
                 route_id=route_id,
                 status=f"Failed - {failure.value}",
                 events=(),
-                scores=Scores(0.0, 0.0, 0.0),
+                scores=Scores(0.0, 1.0, 0.0),
                 length_m=0.0,
                 game_s=0.0,
                 system_s=0.0,
@@ -255,7 +255,8 @@ class Results:
         """Add a route's record, and where its infractions happened, and write the file."""
         self.records[record.route_id] = record
         self.infractions[record.route_id] = [asdict(infraction) for infraction in infractions]
-        self.timing.add(timing)
+        if not record.simulation_crashed:  # it is driven again, or was not driven to an end
+            self.timing.add(timing)
         self.route_timing[record.route_id] = timing.summary(self.budget_ms)
         self.write()
 

@@ -193,7 +193,10 @@ class _DrivingProcess:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, os.getpid()))
+        # until it has a session of its own, Ctrl-C would reach it, too
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # or its end would not be seen here
         self._told_at = time.monotonic()
         self._last: Any = None
@@ -286,9 +289,10 @@ def _serve(connection: Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         drive: _Drive = connection.recv()
         _evaluate(drive, connection)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):
         pass
     except Exception as error:
         if not isinstance(error, TickdriveError):

@@ -108,8 +108,11 @@ class Running:
         while not self._probe.answers():
             if time.monotonic() > until:
                 raise ServerError(
-                    f"Nothing listens at {self.host}:{self.port}, waited {wait_s:.0f} s.",
-                    "Start the server there, then go on with --resume.",
+                    f"Nothing listens at {self.host}:{self.port}"
+                    + (f", waited {wait_s:.0f} s." if wait_s else "."),
+                    "Start the server there, then go on with --resume."
+                    if wait_s
+                    else "Start it there first.",
                 )
             time.sleep(_POLL_S)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tickdrive.planner.errors import ConfigError
+from tickdrive.planner.errors import ConfigError, ServerError
 from tickdrive.scripts.agent_choice import agent_config_text, choose_agent
 from tickdrive.scripts.evaluate import EvaluateOptions, run
 
@@ -88,3 +88,9 @@ def test_a_simulator_that_is_killed_costs_time_and_ctrl_c_no_results(short_route
     assert process.returncode == 0, shown
     assert "_rep1: the simulator died; tried again" in shown
     assert len(records(stopped)) == 2 and records(disturbed) == records(stopped)
+
+
+def test_a_server_that_is_not_there_is_named_at_once(short_route: Path, tmp_path: Path):
+    options = EvaluateOptions(short_route, agent=str(PURSUIT), wrap=False, carla="127.0.0.1:29", out=tmp_path)
+    with pytest.raises(ServerError, match=r"Nothing listens at 127\.0\.0\.1:29\."):
+        run(options)
