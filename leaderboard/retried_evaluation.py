@@ -151,8 +151,9 @@ class RetriedEvaluation:
         while process.running():
             if died_at is None and not self._simulator.alive():
                 died_at = time.monotonic()
+                process.tell_loss()
             if died_at is not None and time.monotonic() - died_at > _LAST_WORDS_S:
-                return DIED  # it should have noticed by itself
+                return DIED
             if process.still_s() > self._hang_s:
                 return f"simulated time stood still for {process.still_s():.0f} s"
         return Failure.SIMULATION.value if process.crashed else None
@@ -214,6 +215,11 @@ class _DrivingProcess:
         self._told_at = time.monotonic()
         with suppress(BrokenPipeError):  # it died while it started; `running` says so
             self._connection.send(drive)
+
+    def tell_loss(self) -> None:
+        """The simulator has died: it is to write down what there is, and end."""
+        with suppress(BrokenPipeError):
+            self._connection.send(None)
 
     def running(self) -> bool:
         """Wait a moment, hear what it tells, and say whether there is more to come."""
@@ -311,7 +317,10 @@ def _evaluate(drive: _Drive, connection: Connection) -> None:
         connection.send(("end", True))
         leave_process(status=EXIT_SIMULATOR_LOST)
 
-    evaluator = Evaluator(job.config, drive.host, drive.port, on_lost=on_lost)
+    def is_alive() -> bool:
+        return not connection.poll()  # nothing else is told any more, see `tell_loss`
+
+    evaluator = Evaluator(job.config, drive.host, drive.port, is_alive, on_lost=on_lost)
     observers = [_Beat(connection), *job.observers()]
     outcome = evaluator.run(
         job.routes, job.agent, job.folder, observers, resume=True, given_up=drive.given_up
