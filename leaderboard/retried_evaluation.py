@@ -121,7 +121,8 @@ class RetriedEvaluation:
         """One process; whether it is done with all routes."""
         process = _DrivingProcess()
         try:
-            self._simulator.prepare()
+            if not self._prepare():
+                return False
             process.begin(_Drive(self._job, self._simulator.host, self._simulator.port, dict(self._given_up)))
             why = self._watch(process)
         except KeyboardInterrupt:
@@ -141,6 +142,21 @@ class RetriedEvaluation:
         self._simulator.discard()
         self._lose(process.under_way, why, simulator_died or process.crashed)
         return False
+
+    def _prepare(self) -> bool:
+        """Have a simulator; False: it died while it started, and is to be tried again."""
+        try:
+            self._simulator.prepare()
+        except ServerError:
+            if not self._simulator.ours:
+                raise
+            self._false_starts += 1
+            again = self._false_starts <= self._retries
+            self._on_loss(None, DIED, again)
+            if not again:
+                raise
+            return False
+        return True
 
     def _answers(self) -> bool:
         return server_answers(self._simulator.host, self._simulator.port)

@@ -18,6 +18,8 @@ class SimulatorHost(Protocol):
 
     host: str
     port: int
+    ours: bool
+    """Whether `prepare` starts it: one that died while it did can be started again."""
 
     def prepare(self) -> None:
         """Have one ready for an attempt."""
@@ -44,6 +46,7 @@ class Embedded:
 
     host = "127.0.0.1"
     port = 0
+    ours = True
 
     def __init__(self, town: str, towns: Path | None, seed: int, logs: Path) -> None:
         self._town, self._towns, self._seed, self._logs = town, towns, seed, logs
@@ -91,6 +94,8 @@ class Running:
         first_wait_s: how long it may take to be there at first; None: as long.
     """
 
+    ours = False
+
     def __init__(self, host: str, port: int, wait_s: float, first_wait_s: float | None = None) -> None:
         self.host, self.port, self._wait_s = host, port, wait_s
         self._next_wait_s = wait_s if first_wait_s is None else first_wait_s
@@ -132,6 +137,7 @@ class StartedByEvaluator:
 
     host = "localhost"
     port = 0
+    ours = False
 
     def __init__(self) -> None:
         self._probe: PortProbe | None = None

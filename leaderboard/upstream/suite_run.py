@@ -146,7 +146,8 @@ class SuiteRun:
         return self._folder / "save" / own
 
     def _attempt(self, drives: Sequence[Drive]) -> None:
-        self._simulator.prepare()
+        if not self._prepare():
+            return
         for drive in drives:
             self._put_aside_logs(drive)
         environment = self._environment(self.save_folder(drives[0]))
@@ -184,6 +185,21 @@ class SuiteRun:
         if why is not None:
             self._simulator.discard()
         self._account(attempt, why, simulator_died)
+
+    def _prepare(self) -> bool:
+        """Have a simulator; False: it died while it started, and is to be tried again."""
+        try:
+            self._simulator.prepare()
+        except ServerError:
+            if not self._simulator.ours:
+                raise
+            self._false_starts += 1
+            again = self._false_starts <= self._settings.retries
+            self._observer.lost(None, _DIED, again)
+            if not again:
+                raise
+            return False
+        return True
 
     def _listen(
         self, attempt: Attempt, driven: Mapping[str, Drive], simulator_died: bool | None = None
