@@ -20,6 +20,7 @@ from tickdrive.leaderboard.observer import Observer, Observers
 from tickdrive.leaderboard.results import Results, RouteRecord
 from tickdrive.leaderboard.route_run import RouteRun, RouteTask
 from tickdrive.leaderboard.routes import Route
+from tickdrive.leaderboard.scoring import Failure
 from tickdrive.leaderboard.sensor_interface import SENSOR_ICONS
 from tickdrive.leaderboard.simulator_watch import PortProbe, SimulatorWatch, leave_process
 from tickdrive.planner.config import config_hash
@@ -82,6 +83,7 @@ class Evaluator:
         out_dir: str | Path,
         observers: Sequence[Observer] = (),
         resume: bool = False,
+        given_up: Mapping[str, Failure] | None = None,
     ) -> EvaluationOutcome:
         """Drive all routes that have no record yet.
 
@@ -91,6 +93,7 @@ class Evaluator:
             out_dir: `results.json` is written there.
             observers: told of everything.
             resume: go on with the results in `out_dir`; without it they are replaced.
+            given_up: routes that are not to be tried again, see `Results.open`.
 
         Raises:
             RouteError: no routes, a town the server does not have, or a route that does not fit its town.
@@ -103,23 +106,10 @@ class Evaluator:
         observer = Observers(tuple(observers))
         agent_class = load_agent_class(agent)
         tasks = make_tasks(routes, self._config)
-        results = Results.open(
-            Path(out_dir) / RESULTS_NAME,
-            [task.route_id for task in tasks],
-            notes={
-                "agent": agent.label or agent.agent,
-                "agent_config": agent.config,
-                "rules": self._config.rules,
-                "seed": self._config.seed,
-                "config_hash": config_hash(self._config),
-                "skipped_scenarios": _skipped(routes, observer),
-            },
-            resume=resume,
-            budget_ms=self._config.budget_ms,
-        )
+        results = open_results(self._config, routes, agent, out_dir, resume, given_up, observer)
         pending = set(results.pending())
         if not pending:
-            return _conclude(results, interrupted=False, crashed=False)
+            return conclude(results, interrupted=False, crashed=False)
         with CarlaSession(
             self._host, self._port, self._config.tick_hz, self._config.server_timeout_s, self._is_alive
         ) as session:
@@ -130,7 +120,7 @@ class Evaluator:
             except KeyboardInterrupt:
                 interrupted = True
             # before the session is closed: a server that dies in that moment costs the process
-            return _conclude(results, interrupted, crashed)
+            return conclude(results, interrupted, crashed)
 
     def _drive(
         self,
@@ -146,12 +136,13 @@ class Evaluator:
             if task.route_id not in pending:
                 continue
             results.begin()
+            observer.on_route_begin(task.route_id)
             opendrive = self._opendrive.get(task.route.town)
             run = RouteRun(session, task, agent_class, spec, self._config, observer, opendrive)
 
             def take_over(run: RouteRun = run) -> None:
                 results.finish(run.record_lost(), run.timing, run.infractions())
-                outcome = _conclude(results, interrupted=False, crashed=True)
+                outcome = conclude(results, interrupted=False, crashed=True)
                 self._on_lost(outcome)
                 leave_process(
                     f"The simulator died. Results so far: {outcome.path}; resume to drive the rest."
@@ -172,7 +163,35 @@ class Evaluator:
         return False
 
 
-def _conclude(results: Results, interrupted: bool, crashed: bool) -> EvaluationOutcome:
+def open_results(
+    config: EvaluationConfig,
+    routes: Sequence[Route],
+    agent: AgentSpec,
+    out_dir: str | Path,
+    resume: bool,
+    given_up: Mapping[str, Failure] | None = None,
+    observer: Observer | None = None,
+) -> Results:
+    """The results file of an evaluation, new or to go on with; see `Results.open`."""
+    return Results.open(
+        Path(out_dir) / RESULTS_NAME,
+        [task.route_id for task in make_tasks(routes, config)],
+        notes={
+            "agent": agent.label or agent.agent,
+            "agent_config": agent.config,
+            "rules": config.rules,
+            "seed": config.seed,
+            "config_hash": config_hash(config),
+            "skipped_scenarios": _skipped(routes, observer or Observer()),
+        },
+        resume=resume,
+        budget_ms=config.budget_ms,
+        given_up=given_up,
+    )
+
+
+def conclude(results: Results, interrupted: bool, crashed: bool) -> EvaluationOutcome:
+    """Settle the results, and what is to be told of them."""
     results.conclude()
     records = tuple(results.records[i] for i in results.route_ids if i in results.records)
     return EvaluationOutcome(results.path, results.to_json(), records, interrupted, crashed)

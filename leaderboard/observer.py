@@ -75,6 +75,9 @@ class Observer:
     def on_message(self, text: str) -> None:
         """Something worth a line: a step that takes seconds, a skipped scenario, a crash's reason."""
 
+    def on_route_begin(self, route_id: str) -> None:
+        """A route is next; nothing of it is loaded yet."""
+
     def on_route_start(self, start: RouteStart) -> None:
         """A route begins."""
 
@@ -95,6 +98,11 @@ class Observers(Observer):
         """Pass on."""
         for observer in self._observers:
             observer.on_message(text)
+
+    def on_route_begin(self, route_id: str) -> None:
+        """Pass on."""
+        for observer in self._observers:
+            observer.on_route_begin(route_id)
 
     def on_route_start(self, start: RouteStart) -> None:
         """Pass on."""

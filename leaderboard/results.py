@@ -177,6 +177,7 @@ class Results:
         notes: Mapping[str, Any],
         resume: bool,
         budget_ms: float = 50.0,
+        given_up: Mapping[str, Failure] | None = None,
     ) -> Results:
         """Start a results file, or take up an old one.
 
@@ -186,6 +187,7 @@ class Results:
             notes: what must be equal for two runs to belong together.
             resume: keep the records of `path`; else an existing file is replaced.
             budget_ms: of a tick, for the count of misses.
+            given_up: routes that were lost too often, and why: those without a record get an empty one.
 
         Raises:
             DataError: the file to resume is damaged, or belongs to other routes or settings.
@@ -195,11 +197,13 @@ class Results:
             raise DataError("A route occurs twice in the evaluation.", "Give each route and repetition once.")
         results = Results(path, tuple(route_ids), dict(notes), budget_ms=budget_ms)
         if resume and path.exists():
-            results._take_up(read_results(path))
+            results._take_up(read_results(path), given_up or {})
+        for route_id, failure in (given_up or {}).items():
+            results._give_up(route_id, failure)
         results.write()
         return results
 
-    def _take_up(self, data: Mapping[str, Any]) -> None:
+    def _take_up(self, data: Mapping[str, Any], given_up: Mapping[str, Failure]) -> None:
         notes = data.get("tickdrive") or {}
         if notes.get("routes") != list(self.route_ids):
             raise DataError(
@@ -214,7 +218,7 @@ class Results:
                 )
         for item in data["_checkpoint"]["records"]:
             record = RouteRecord.from_json(item)
-            if not record.simulation_crashed:
+            if not record.simulation_crashed or record.route_id in given_up:
                 self.records[record.route_id] = record
         self.sensors = list(data.get("sensors", []))
         latency = data.get("latency") or {}
@@ -222,6 +226,19 @@ class Results:
         self.route_timing = {k: v for k, v in latency.get("routes", {}).items() if k in self.records}
         placed = notes.get("infractions", {})
         self.infractions = {k: v for k, v in placed.items() if k in self.records}
+
+    def _give_up(self, route_id: str, failure: Failure) -> None:
+        if route_id not in self.records:
+            self.records[route_id] = RouteRecord.build(
+                index=self.route_ids.index(route_id),
+                route_id=route_id,
+                status=f"Failed - {failure.value}",
+                events=(),
+                scores=Scores(0.0, 1.0, 0.0),
+                length_m=0.0,
+                game_s=0.0,
+                system_s=0.0,
+            )
 
     def pending(self) -> list[str]:
         """Routes without a record, in order."""
@@ -238,7 +255,8 @@ class Results:
         """Add a route's record, and where its infractions happened, and write the file."""
         self.records[record.route_id] = record
         self.infractions[record.route_id] = [asdict(infraction) for infraction in infractions]
-        self.timing.add(timing)
+        if not record.simulation_crashed:  # it is driven again, or was not driven to an end
+            self.timing.add(timing)
         self.route_timing[record.route_id] = timing.summary(self.budget_ms)
         self.write()
 

@@ -15,16 +15,19 @@ import carla
 from tickdrive.leaderboard.agent_loading import AgentSpec, build_agent, step_agent, time_limit
 from tickdrive.leaderboard.autonomous_agent import PrivilegedAgent
 from tickdrive.leaderboard.carla_session import CarlaSession
-from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, RouteLine
+from tickdrive.leaderboard.criteria.base import EgoTick, RouteLine
 from tickdrive.leaderboard.criteria.collisions import CollisionSensor
-from tickdrive.leaderboard.criteria.lanes import OutsideRouteLanes
-from tickdrive.leaderboard.criteria.lights import RedLight
-from tickdrive.leaderboard.criteria.progress import Blocked, InRoute, RouteCompletion, RouteTimeout
-from tickdrive.leaderboard.criteria.speed import MinimumSpeed
-from tickdrive.leaderboard.criteria.stops import StopSign
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.observer import Observer, RouteStart, TickView
-from tickdrive.leaderboard.results import CriterionRow, PlacedInfraction, RouteRecord
+from tickdrive.leaderboard.results import PlacedInfraction, RouteRecord
+from tickdrive.leaderboard.route_judge import (
+    EGO_LIFT_M,
+    JudgeLimits,
+    RouteJudge,
+    judged_line,
+    red_lights,
+    traffic_lights,
+)
 from tickdrive.leaderboard.route_planner import RoutePlanner, geo_reference, gps_plan
 from tickdrive.leaderboard.routes import Route
 from tickdrive.leaderboard.scoring import Failure, route_status, score
@@ -40,7 +43,6 @@ from tickdrive.leaderboard.traffic import Traffic
 from tickdrive.planner.errors import RouteError, ServerError
 
 _LOGGER = logging.getLogger(__name__)
-_EGO_LIFT_M = 0.5  # route_scenario.py, `_spawn_ego_vehicle`
 _RATE_WINDOW = 20
 
 
@@ -97,9 +99,8 @@ class RouteRun:
         self._sensors: AgentSensors | None = None
         self._traffic: Traffic | None = None
         self._line: RouteLine | None = None
-        self._criteria: list[Criterion] = []
-        self._last_tick: EgoTick | None = None
-        self._known_at: dict[tuple[Criterion, int], EgoTick] = {}
+        self._judge: RouteJudge | None = None
+        self._lights: list[carla.TrafficLight] = []
         self._started = 0.0
         self._observed = False
         self._last_weather_percent = 0.0
@@ -145,18 +146,21 @@ class RouteRun:
         self._observer.on_message(f"Loading {task.route.town}")
         session.load(task.route.town, task.seed, self._opendrive)
         points = RoutePlanner(session.map).trace(task.route.locations())
-        line = self._line = RouteLine(points)
+        line = self._line = judged_line(points)
         if line.length_m < 1.0:
             raise RouteError(f"{task.route.source}: route {task.route.id!r} has no length.", "Move its goal.")
         session.world.set_weather(task.route.weather_at(0.0))
-        ego = self._spawn_ego(line.transforms[0])
+        ego = self._spawn_ego(points[0].transform)
         self._traffic = Traffic(session, ego, line, self._config.traffic, task.seed)
         self._traffic.spawn()
         self._observer.on_message("Setting up the agent")
         failure = self._set_up_agent(points, ego)
         if failure is not None:
             return failure
-        self._criteria = self._make_criteria(ego, line)
+        self._lights = traffic_lights(session.world)
+        limits = JudgeLimits(self._config.scoring_rules, self._limits.blocked_s, self._config.deviation_m)
+        collisions = CollisionSensor(session.world, ego)
+        self._judge = RouteJudge(session.world, session.map, ego, line, collisions, limits)
         for _ in range(self._config.warm_up_ticks):
             self._snapshot = session.tick()
         self._traffic.start()
@@ -178,7 +182,7 @@ class RouteRun:
         return None
 
     def _spawn_ego(self, start: carla.Transform) -> carla.Vehicle:
-        lifted = carla.Location(start.location.x, start.location.y, start.location.z + _EGO_LIFT_M)
+        lifted = carla.Location(start.location.x, start.location.y, start.location.z + EGO_LIFT_M)
         blueprint = self._session.world.get_blueprint_library().find(self._config.ego_vehicle)
         blueprint.set_attribute("role_name", "hero")
         ego = self._session.world.try_spawn_actor(blueprint, carla.Transform(lifted, start.rotation))
@@ -220,33 +224,17 @@ class RouteRun:
         self._sensors = AgentSensors(self._session.world, ego, sensors, interface)
         return None
 
-    def _make_criteria(self, ego: carla.Vehicle, line: RouteLine) -> list[Criterion]:
-        world, carla_map = self._session.world, self._session.map
-        actors = world.get_actors()
-        self._completion = RouteCompletion(line)
-        # the order of the leaderboard's result table
-        return [
-            self._completion,
-            OutsideRouteLanes(carla_map, line, ego.get_location()),
-            CollisionSensor(world, ego),
-            RedLight(carla_map, list(actors.filter("traffic.traffic_light*")), 2 * ego.bounding_box.extent.x),
-            StopSign(carla_map, list(actors.filter("traffic.stop*"))),
-            MinimumSpeed(line),
-            InRoute(line, self._config.deviation_m),
-            Blocked(self._limits.blocked_s),
-            RouteTimeout(line),
-        ]
-
     # -- the loop ----------------------------------------------------------------------------------------
 
     def _drive(self) -> Failure | None:
         """Tick until the route ends; returns what ended it from outside the criteria."""
         assert self._ego is not None and self._sensors is not None and self._traffic is not None
+        assert self._judge is not None
         start_s = self._snapshot.timestamp.elapsed_seconds
         self._observer.on_message("Driving")
         ticks = 0
         finished_at: deque[float] = deque(maxlen=_RATE_WINDOW)
-        while not any(criterion.ends_route for criterion in self._criteria):
+        while not self._judge.over:
             if self._limits.max_ticks and ticks >= self._limits.max_ticks:
                 return Failure.TICKS
             t0 = time.perf_counter()
@@ -266,8 +254,9 @@ class RouteRun:
                 return Failure.AGENT_CRASHED
             t2 = time.perf_counter()
             self._ego.apply_control(control)
-            tick, new_events = self._judge(snapshot.frame, sim_s)
-            self._traffic.on_tick(tick, self._completion.travelled_m)
+            tick = self._look(snapshot.frame, sim_s)
+            new_events = self._judge.update(tick)
+            self._traffic.on_tick(tick, self._judge.travelled_m)
             self._follow_weather()
             t3 = time.perf_counter()
             timing = TickTiming(
@@ -283,7 +272,7 @@ class RouteRun:
                 TickView(
                     snapshot.frame,
                     sim_s,
-                    self._completion.percent / 100.0,
+                    self._judge.percent / 100.0,
                     tick.speed_mps,
                     rate,
                     timing,
@@ -296,76 +285,45 @@ class RouteRun:
             )
         return None
 
-    def _judge(self, frame: int, sim_s: float) -> tuple[EgoTick, tuple[Event, ...]]:
+    def _look(self, frame: int, sim_s: float) -> EgoTick:
         assert self._ego is not None and self._traffic is not None
         transform = self._ego.get_transform()
-        tick = EgoTick(
+        return EgoTick(
             frame=frame,
             sim_s=sim_s,
             transform=transform,
             velocity_in_world=self._ego.get_velocity(),
             speed_limit_kmh=self._ego.get_speed_limit(),
             traffic_speeds_mps=self._traffic.speeds_mps(transform.location),
+            red_lights=red_lights(self._lights),
         )
-        self._last_tick = tick
-        new_events: list[Event] = []
-        for criterion in self._criteria:
-            known = len(criterion.events)
-            criterion.update(tick)
-            for number in range(known, len(criterion.events)):
-                self._known_at[criterion, number] = tick
-            new_events += criterion.events[known:]
-        return tick, tuple(new_events)
 
     def _follow_weather(self) -> None:
-        percent = self._completion.percent
+        assert self._judge is not None
+        percent = self._judge.percent
         if len(self._task.route.weathers) > 1 and percent - self._last_weather_percent >= 1.0:
             self._session.world.set_weather(self._task.route.weather_at(percent))
             self._last_weather_percent = percent
 
-    def _events(self) -> list[Event]:
-        return [event for criterion in self._criteria for event in criterion.events]
-
     def infractions(self) -> tuple[PlacedInfraction, ...]:
-        """All infractions so far, with the tick and the place at which they became known, in time's order."""
-        placed = []
-        for criterion in self._criteria:
-            for number, event in enumerate(criterion.events):
-                # what is found at the route's end is found where the ego stands then
-                tick = self._known_at.get((criterion, number), self._last_tick)
-                assert tick is not None, "an event without a tick"
-                position = (round(tick.location.x, 3), round(tick.location.y, 3))
-                placed.append(
-                    PlacedInfraction(
-                        event.kind.value, tick.frame, round(tick.sim_s, 3), position, event.message
-                    )
-                )
-        return tuple(sorted(placed, key=lambda infraction: infraction.frame))
+        """All infractions so far, in time's order."""
+        return self._judge.infractions() if self._judge else ()
 
     # -- the end -----------------------------------------------------------------------------------------
 
     def _record(self, failure: Failure | None) -> RouteRecord:
-        if self._last_tick is not None:
-            for criterion in self._criteria:
-                criterion.finish(self._last_tick)
-        events = self._events()
-        percent = self._completion.percent if self._criteria else 0.0
-        scores = score(percent, events, self._config.scoring_rules)
-        completed = bool(self._criteria) and self._completion.ends_route
-        rows = [
-            CriterionRow(c.name, "FAILURE" if c.failed else "SUCCESS", c.value if c.unit else 0.0, c.unit)
-            for c in self._criteria
-        ]
+        task, system_s = self._task, time.time() - self._started
+        if self._judge is not None:
+            return self._judge.record(task.index, task.route_id, failure, system_s)
         return RouteRecord.build(
-            index=self._task.index,
-            route_id=self._task.route_id,
-            status=route_status(completed, events, failure),
-            events=events,
-            scores=scores,
+            index=task.index,
+            route_id=task.route_id,
+            status=route_status(False, (), failure),
+            events=(),
+            scores=score(0.0, (), self._config.scoring_rules),
             length_m=self._line.length_m if self._line else 0.0,
-            game_s=self._last_tick.sim_s if self._last_tick else 0.0,
-            system_s=time.time() - self._started,
-            criteria=rows,
+            game_s=0.0,
+            system_s=system_s,
         )
 
     def record_lost(self) -> RouteRecord:
@@ -392,7 +350,8 @@ class RouteRun:
         steps = []
         if self._sensors is not None:
             steps.append(self._sensors.destroy)
-        steps += [criterion.close for criterion in self._criteria]
+        if self._judge is not None:
+            steps.append(self._judge.close)
         if self._traffic is not None:
             steps.append(self._traffic.destroy)
         if self._ego is not None:

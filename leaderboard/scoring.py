@@ -141,7 +141,8 @@ def route_status(completed: bool, events: Iterable[Event], failure: Failure | No
     kinds = [event.kind for event in events]
     if completed:
         return "Completed" if kinds else "Perfect"
-    for kind in kinds:
+    # upstream: a timeout is found first, what is found later overrides it
+    for kind in sorted(kinds, key=lambda kind: kind is not EventKind.ROUTE_TIMEOUT):
         failure = _FAILURE_OF_EVENT.get(kind, failure)
     return f"Failed - {failure.value}" if failure else "Failed"
 

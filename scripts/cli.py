@@ -183,9 +183,8 @@ def evaluate(
     hang: Annotated[
         float | None,
         typer.Option(
-            help="Simulated time may stand still so long, s. Default: the timeout and a minute.",
+            help="Simulated time may stand still so long, s. Default: the longest timeout and a minute.",
             min=1.0,
-            rich_help_panel=_UPSTREAM,
         ),
     ] = None,
     retries: Annotated[
@@ -193,7 +192,6 @@ def evaluate(
         typer.Option(
             help="A route whose simulator or evaluator died is tried again so often.",
             min=0,
-            rich_help_panel=_UPSTREAM,
         ),
     ] = 2,
     json_file: JsonOption = None,
@@ -247,6 +245,8 @@ def evaluate(
             out=out,
             resume=resume,
             frames=frames,
+            retries=retries,
+            hang_s=hang,
             json_file=json_file,
         )
     )
@@ -612,6 +612,34 @@ def bench_scenarios(
     command.run(
         command.ScenarioBenchOptions(
             suite, leaderboard_root, scenario_runner_root, towns, chosen, out, json_file
+        )
+    )
+
+
+@bench.command("criteria")
+def bench_criteria(
+    suite: Annotated[str, typer.Option(help="leaderboard-2.0 or leaderboard-2.1.")],
+    leaderboard_root: Annotated[
+        Path | None, typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.")
+    ] = None,
+    scenario_runner_root: Annotated[
+        Path | None, typer.Option(envvar="SCENARIO_RUNNER_ROOT", help="The scenario_runner's checkout.")
+    ] = None,
+    towns: TownsOption = None,
+    misdeeds: Annotated[str, typer.Option(help="Only these, by comma. Default: all.")] = "",
+    times: Annotated[int, typer.Option(help="How often each.", min=1)] = 2,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: runs/<date>-criteria.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Bad drives under an upstream leaderboard, judged by it and by our criteria at once: do they agree?"""
+    from tickdrive.scripts import bench_criteria as command
+
+    chosen = tuple(filter(None, misdeeds.split(",")))
+    command.run(
+        command.CriteriaBenchOptions(
+            suite, leaderboard_root, scenario_runner_root, towns, chosen, times, out, json_file
         )
     )
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
+from tickdrive.leaderboard.carla_session import parse_address
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
-from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator
+from tickdrive.leaderboard.evaluator import EvaluationOutcome
 from tickdrive.leaderboard.frames import FrameKeeper
 from tickdrive.leaderboard.observer import Observer
+from tickdrive.leaderboard.retried_evaluation import EvaluationJob, RetriedEvaluation
 from tickdrive.leaderboard.route_map import RouteMapKeeper
 from tickdrive.leaderboard.routes import read_routes
+from tickdrive.leaderboard.upstream.simulators import Embedded, Running, SimulatorHost
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError
 from tickdrive.planner.files import write_atomically
@@ -22,8 +27,10 @@ from tickdrive.scripts.agent_choice import AGENT_CONFIG_FILE, agent_config_text,
 from tickdrive.scripts.drive import split_settings
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import configs_folder, new_run_folder
-from tickdrive.scripts.session import server
+from tickdrive.scripts.stopping import terminated_as_interrupted
 from tickdrive.scripts.watching import LiveLine
+
+LOGS_FOLDER = "logs"
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class EvaluateOptions:
     out: Path | None = None
     resume: bool = False
     frames: bool = False
+    retries: int = 2
+    hang_s: float | None = None
     json_file: Path | None = None
 
 
@@ -72,15 +81,17 @@ def run(options: EvaluateOptions) -> None:
     chosen = choose_agent(options.agent, options.agent_config, agent_settings, folder, options.wrap)
     if before is not None:
         _refuse_another_agent(folder, before)
-    with server(
-        console, options.carla, routes[0].town, None, options.seed, folder / "simulator.log"
-    ) as simulator:
-        evaluator = Evaluator(evaluation, simulator.host, simulator.port, simulator.is_alive)
-        live = LiveLine(console, evaluation.budget_ms)
-        observers: list[Observer] = [live, RouteMapKeeper(folder, by_route=True)]
-        if options.frames:
-            observers.append(FrameKeeper(folder, evaluation.budget_ms, by_route=True))
-        outcome = evaluator.run(routes, chosen.spec, folder, observers, resume=options.resume)
+    job = EvaluationJob(
+        evaluation,
+        routes,
+        chosen.spec,
+        folder,
+        functools.partial(_observers, folder, evaluation.budget_ms, options.frames),
+    )
+    simulator = _simulator(options, routes[0].town, folder, evaluation.server_timeout_s)
+    with terminated_as_interrupted():
+        evaluating = RetriedEvaluation(job, simulator, options.retries, options.hang_s, _say_loss)
+        outcome = evaluating.run(options.resume)
     console.print(evaluation_table(outcome))
     console.print(f"  {outcome.path}", markup=False, soft_wrap=True)
     write_json(
@@ -93,13 +104,50 @@ def run(options: EvaluateOptions) -> None:
     )
     if outcome.crashed:
         error_console.print(
-            f"[bold red]the simulator died[/] (see {folder / 'simulator.log'}); "
-            f"go on with --resume --out {folder}"
+            f"[bold red]the simulator died[/] too often (see {folder / LOGS_FOLDER}); "
+            f"go on with --resume --out {folder}",
+            soft_wrap=True,
         )
         sys.exit(1)
     if outcome.interrupted:
-        error_console.print(f"stopped; go on with --resume --out {folder}")
+        error_console.print(f"stopped; go on with --resume --out {folder}", soft_wrap=True)
         sys.exit(130)
+
+
+def _observers(folder: Path, budget_ms: float, frames: bool) -> list[Observer]:
+    """Those who watch, in the process that drives."""
+    observers: list[Observer] = [LiveLine(console, budget_ms), RouteMapKeeper(folder, by_route=True)]
+    if frames:
+        observers.append(FrameKeeper(folder, budget_ms, by_route=True))
+    return observers
+
+
+def _simulator(options: EvaluateOptions, town: str, folder: Path, wait_s: float) -> SimulatorHost:
+    if options.carla is not None:
+        return Running(*parse_address(options.carla), wait_s, first_wait_s=0.0)
+    logs = folder / LOGS_FOLDER
+    logs.mkdir(exist_ok=True)
+    return _Told(town, None, options.seed, logs)
+
+
+class _Told(Embedded):
+    """The embedded simulator; that and how long it starts is told."""
+
+    def prepare(self) -> None:
+        """Start it where none runs."""
+        if self.alive():
+            return
+        started = time.monotonic()
+        with console.status("starting the simulator (the first start compiles, about half a minute)"):
+            super().prepare()
+        console.print(f"  simulator ready after {time.monotonic() - started:.1f} s", style="dim")
+
+
+def _say_loss(route_id: str | None, why: str, again: bool) -> None:
+    """A drive, or a start, was lost."""
+    console.show_cursor(True)  # the live line's process may have had no time to
+    then = "tried again" if again else "given up"
+    console.print(f"  {route_id or 'start'}: {why}; {then}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _refuse_another_agent(folder: Path, before: str) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.table import Table
@@ -30,6 +28,7 @@ from tickdrive.planner.files import write_atomically
 from tickdrive.scripts.agent_choice import choose_upstream_agent
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import new_run_folder
+from tickdrive.scripts.stopping import terminated_as_interrupted
 from tickdrive.scripts.suite_progress import SuiteProgress
 
 _MANIFEST = "suite.json"
@@ -131,17 +130,11 @@ def run(options: SuiteOptions) -> None:
 
 def _drive(suite: SuiteRun) -> bool:
     """Run it; whether it was stopped, by Ctrl-C or SIGTERM."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
     try:
-        suite.run()
+        with terminated_as_interrupted():
+            suite.run()
     except KeyboardInterrupt:
         return True
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return False
 
 

@@ -56,6 +56,31 @@ class Event:
     other_actor: int | None = None
 
 
+class SignalKind(Enum):
+    """What a scenario on the route can tell the criteria."""
+
+    STARTED = "started"
+    ENDED = "ended"
+    TIMED_OUT = "timed out"
+    BLOCKED_TEST_OFF = "standing is allowed"
+    BLOCKED_TEST_ON = "standing is no longer allowed"
+    DIRECTION_TEST_OFF = "oncoming lanes are allowed"
+    DIRECTION_TEST_ON = "oncoming lanes are no longer allowed"
+
+
+@dataclass(frozen=True)
+class ScenarioSignal:
+    """News of a scenario at one tick; in scenario_runner, a variable on py_trees' blackboard.
+
+    Attributes:
+        kind: what is told.
+        scenario_type: as in the route file; empty where the scenario is not known.
+    """
+
+    kind: SignalKind
+    scenario_type: str = ""
+
+
 @dataclass(frozen=True)
 class EgoTick:
     """The ego at one tick, and what of its surroundings the criteria need.
@@ -67,6 +92,9 @@ class EgoTick:
         velocity_in_world: m/s.
         speed_limit_kmh: in force for the ego.
         traffic_speeds_mps: of the background traffic's vehicles.
+        red_lights: ids of the traffic lights that are red.
+        signals: of the route's scenarios at this tick, in order.
+        emergency_vehicle: where that of a scenario is, world frame; None where there is none.
     """
 
     frame: int
@@ -75,6 +103,9 @@ class EgoTick:
     velocity_in_world: carla.Vector3D
     speed_limit_kmh: float = 30.0
     traffic_speeds_mps: tuple[float, ...] = ()
+    red_lights: frozenset[int] = frozenset()
+    signals: tuple[ScenarioSignal, ...] = ()
+    emergency_vehicle: carla.Transform | None = None
 
     @property
     def location(self) -> carla.Location:
@@ -125,8 +156,13 @@ class Criterion(ABC):
         """Whether the route is over because of this criterion."""
         return False
 
-    def finish(self, tick: EgoTick) -> None:  # noqa: B027 - most criteria have nothing left to settle
-        """Settle what only the end of the route decides; `tick` is the last one."""
+    def finish(self, tick: EgoTick, over: bool) -> None:  # noqa: B027 - most have nothing left to settle
+        """Settle what only the end of the route decides.
+
+        Args:
+            tick: the last one.
+            over: a criterion ended the route, not a failure from outside.
+        """
 
     def close(self) -> None:  # noqa: B027 - most criteria hold nothing
         """Release sensors."""

@@ -37,8 +37,9 @@ class Collisions(Criterion):
     """Counts collisions, one where the sensor reports many.
 
     A contact is dropped when the last collision was with the same actor less than 5 s ago, or happened less
-    than 5 m away, or when the ego stood (then it is not its fault). Position and speed are those of the tick
-    before the contact, since the contact itself changes them.
+    than 5 m away, or when the ego stood (then it is not its fault). Position, speed and time are those of the
+    tick before the contact, since the contact itself changes them. What happens up to the first tick does not
+    count: upstream's sensor is made in it.
     """
 
     name = "CollisionTest"
@@ -47,10 +48,10 @@ class Collisions(Criterion):
     SAME_ACTOR_S = 5.0
     STANDING_MPS = 0.1
 
-    def __init__(self, before: EgoTick | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self._contacts: deque[Contact] = deque()  # filled by the client's thread, emptied by `update`
-        self._before = before
+        self._before: EgoTick | None = None
         self._last_id: int | None = None
         self._last_s = 0.0
         self._last_location: carla.Location | None = None
@@ -61,10 +62,12 @@ class Collisions(Criterion):
 
     def update(self, tick: EgoTick) -> None:
         """Judge the contacts reported since the last tick, then forget what is far or long ago."""
-        before = self._before or tick
         pending = [self._contacts.popleft() for _ in range(len(self._contacts))]
         for contact in sorted(pending, key=lambda c: (c.frame, c.other_id)):
-            self._judge(contact, before, tick)
+            if contact.frame > tick.frame:  # who judges later than the sensor reports
+                self._contacts.append(contact)
+            elif self._before is not None:
+                self._judge(contact, self._before, tick)
         if self._last_location and tick.location.distance(self._last_location) > self.SAME_PLACE_M:
             self._last_location = None
         if self._last_id is not None and tick.sim_s - self._last_s > self.SAME_ACTOR_S:
@@ -79,7 +82,7 @@ class Collisions(Criterion):
             return
         if before.speed_mps < self.STANDING_MPS:
             return
-        self._last_s, self._last_location = tick.sim_s, here
+        self._last_s, self._last_location = before.sim_s, here
         if contact.other_id != 0:
             self._last_id = contact.other_id
         kind = kind_of(contact.other_type)

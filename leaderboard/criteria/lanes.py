@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import carla
 
-from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, EventKind, RouteLine
+from tickdrive.leaderboard.criteria.base import (
+    Criterion,
+    EgoTick,
+    Event,
+    EventKind,
+    RouteLine,
+    SignalKind,
+)
 
 
 class OutsideRouteLanes(Criterion):
-    """Share of the completed route driven off the road or in a lane of the wrong direction."""
+    """Share of the completed route driven off the road or in a lane of the wrong direction.
+
+    A scenario that leaves no other way can allow the oncoming lanes for a time.
+    """
 
     name = "OutsideRouteLanesTest"
     unit = "%"
@@ -27,11 +37,15 @@ class OutsideRouteLanes(Criterion):
         self._last_lane: tuple[int, int] | None = None
         self._outside = False
         self._wrong_lane = False
+        self._direction_counts = True
         self._total_m = 0.0
         self._wrong_m = 0.0
 
     def update(self, tick: EgoTick) -> None:
         """Judge the ego's place, and book the route points it passed to right or wrong."""
+        for signal in tick.signals:
+            if signal.kind in (SignalKind.DIRECTION_TEST_OFF, SignalKind.DIRECTION_TEST_ON):
+                self._direction_counts = signal.kind is SignalKind.DIRECTION_TEST_ON
         self._outside = self._is_outside(tick.location)
         self._update_wrong_lane(tick)
         start = self._index
@@ -40,7 +54,7 @@ class OutsideRouteLanes(Criterion):
                 continue
             step_m = self._line.locations[self._index].distance(self._line.locations[i])
             self._total_m += step_m
-            if self._outside or self._wrong_lane:
+            if self._outside or (self._direction_counts and self._wrong_lane):
                 self._wrong_m += step_m
             self._index = i
             if self._wrong_m:

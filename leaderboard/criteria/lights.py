@@ -24,9 +24,10 @@ class StopLine:
 
 @dataclass(frozen=True)
 class WatchedLight:
-    """A light, the centre of its trigger volume and the stop lines of the lanes it governs."""
+    """A light: its id, where it stands, the centre of its trigger volume, and the stop lines of its lanes."""
 
-    actor: carla.TrafficLight
+    id: int
+    location: carla.Location
     centre: carla.Location
     lines: tuple[StopLine, ...]
 
@@ -50,9 +51,7 @@ class RedLight(Criterion):
     def update(self, tick: EgoTick) -> None:
         """Test the segment behind the ego against the stop lines of red lights nearby."""
         near = [w for w in self._lights if w.centre.distance(tick.location) <= self.WATCH_M]
-        red = [
-            w for w in near if w.actor.id != self._last_id and w.actor.state == carla.TrafficLightState.Red
-        ]
+        red = [w for w in near if w.id != self._last_id and w.id in tick.red_lights]
         if not red:
             return
         yaw = tick.transform.rotation.yaw
@@ -68,11 +67,11 @@ class RedLight(Criterion):
                     and forward.dot(line.forward) > 0
                     and segments_meet(close, far, line.left, line.right)
                 ):
-                    self._found(watched.actor, tick)
+                    self._found(watched, tick)
                     break
 
-    def _found(self, light: carla.TrafficLight, tick: EgoTick) -> None:
-        message = f"Agent ran a red light {light.id} at {describe(light.get_transform().location)}"
+    def _found(self, light: WatchedLight, tick: EgoTick) -> None:
+        message = f"Agent ran a red light {light.id} at {describe(light.location)}"
         self._events.append(Event(EventKind.RED_LIGHT, tick.frame, tick.sim_s, message, other_actor=light.id))
         self._last_id = light.id
 
@@ -103,7 +102,7 @@ def watch_light(world_map: carla.Map, light: carla.TrafficLight) -> WatchedLight
         forward = waypoint.transform.get_forward_vector()
         ends = at + _rotated(reach, yaw + 90), at + _rotated(reach, yaw - 90)
         lines.append(StopLine(waypoint.road_id, waypoint.lane_id, forward, *ends))
-    return WatchedLight(light, centre, tuple(lines))
+    return WatchedLight(light.id, base.location, centre, tuple(lines))
 
 
 def segments_meet(a: carla.Location, b: carla.Location, c: carla.Location, d: carla.Location) -> bool:

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import math
 
-from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, EventKind, RouteLine, describe
+from tickdrive.leaderboard.criteria.base import (
+    Criterion,
+    EgoTick,
+    Event,
+    EventKind,
+    RouteLine,
+    SignalKind,
+    describe,
+)
 
 FALLBACK_SPEED_LIMIT_KMH = 30.0
 """Taken for the timeout where the simulator knows no limit (it says 0)."""
 
 
 class RouteCompletion(Criterion):
-    """How far the ego has come; the route is done beyond 99 % and within 10 m of the goal."""
+    """How far the ego has come; the route is done beyond 99 % and within 10 m of the goal.
+
+    As upstream's, it ends the route one tick after that.
+    """
 
     name = "RouteCompletionTest"
     unit = "%"
@@ -28,11 +39,12 @@ class RouteCompletion(Criterion):
         self._line = line
         self._index = 0
         self._percent = 0.0
-        self._done = False
+        self._done = self._over = False
 
     def update(self, tick: EgoTick) -> None:
         """Advance along the route."""
         if self._done:
+            self._over = True
             return
         self._index = self._line.advance(self._index, tick.location, self.WINDOW)
         self._percent = round(100.0 * self._line.travelled_m[self._index] / self._line.length_m, 2)
@@ -40,6 +52,11 @@ class RouteCompletion(Criterion):
         if self._percent > self.GOAL_PERCENT and near:
             self._done = True
             self._percent = 100.0
+
+    @property
+    def done(self) -> bool:
+        """Whether the goal was reached."""
+        return self._done
 
     @property
     def percent(self) -> float:
@@ -63,8 +80,8 @@ class RouteCompletion(Criterion):
 
     @property
     def ends_route(self) -> bool:
-        """The goal is reached."""
-        return self._done
+        """The goal was reached a tick ago."""
+        return self._over
 
 
 class InRoute(Criterion):
@@ -110,7 +127,7 @@ class InRoute(Criterion):
 
 
 class Blocked(Criterion):
-    """The ego must not stand for longer than `max_s`."""
+    """The ego must not stand for longer than `max_s`; a scenario that blocks the way can allow it."""
 
     name = "AgentBlockedTest"
     MIN_SPEED_MPS = 0.1
@@ -119,10 +136,17 @@ class Blocked(Criterion):
         super().__init__()
         self._max_s = max_s
         self._moved_at_s: float | None = None
+        self._active = True
 
     def update(self, tick: EgoTick) -> None:
         """Note when the ego last moved."""
         if self._events:
+            return
+        for signal in tick.signals:
+            if signal.kind in (SignalKind.BLOCKED_TEST_OFF, SignalKind.BLOCKED_TEST_ON):
+                self._active = signal.kind is SignalKind.BLOCKED_TEST_ON
+                self._moved_at_s = tick.sim_s
+        if not self._active:
             return
         if self._moved_at_s is None or tick.speed_mps >= self.MIN_SPEED_MPS:
             self._moved_at_s = tick.sim_s
@@ -137,7 +161,10 @@ class Blocked(Criterion):
 
 
 class RouteTimeout(Criterion):
-    """The route must be driven in 300 s plus the time that 10 % of the speed limit would need so far."""
+    """The route must be driven in 300 s plus the time that 10 % of the speed limit would need so far.
+
+    Time runs from the first tick, as upstream's.
+    """
 
     name = "Timeout"
     WINDOW = 3
@@ -149,18 +176,21 @@ class RouteTimeout(Criterion):
         self._line = line
         self._index = 0
         self._allowed_s = self.MIN_TIMEOUT_S
+        self._started_s: float | None = None
 
     def update(self, tick: EgoTick) -> None:
         """Extend the timeout by what was driven, and compare."""
         if self._events:
             return
+        if self._started_s is None:
+            self._started_s = tick.sim_s
         index = self._line.advance(self._index, tick.location, self.WINDOW)
         if index > self._index:
             driven_m = self._line.travelled_m[index] - self._line.travelled_m[self._index]
             limit_mps = (tick.speed_limit_kmh or FALLBACK_SPEED_LIMIT_KMH) / 3.6
             self._allowed_s += driven_m / (limit_mps * self.LIMIT_SHARE)
             self._index = index
-        if tick.sim_s > self._allowed_s:
+        if tick.sim_s - self._started_s > self._allowed_s:
             self._events.append(Event(EventKind.ROUTE_TIMEOUT, tick.frame, tick.sim_s, "Route timeout."))
 
     @property

@@ -40,10 +40,15 @@ class MinimumSpeed(Criterion):
             self._ego_sum += tick.speed_mps
             self._samples += 1
 
-    def finish(self, tick: EgoTick) -> None:
-        """Judge the last part where the route was (nearly) driven to its end."""
+    def finish(self, tick: EgoTick, over: bool) -> None:
+        """Judge the last part where the route was (nearly) driven to its end.
+
+        Where a criterion ended the route it counts twice, as upstream's: py_trees terminates the criterion
+        when the tree ends, and `BasicScenario.terminate` does so again. It costs points like any other.
+        """
         if self._line.travelled_m[self._index] > self.LAST_PART * self._line.length_m:
-            self._judge(tick)
+            for _ in range(2 if over else 1):
+                self._judge(tick)
 
     @property
     def value(self) -> float:

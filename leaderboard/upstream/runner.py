@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tickdrive.leaderboard.upstream.carla_root import WATCH_VARIABLE
+from tickdrive.leaderboard.upstream.judge_link import JudgeLink
 
 _PR_SET_PDEATHSIG = 1
 _BEAT_S = 1.0
@@ -39,6 +40,7 @@ class RunnerSpec:
         save_folders: route id -> `SAVE_PATH` while that route is driven; others keep the environment's.
         parent: process to end with.
         events: file descriptor to tell what happens.
+        judge: socket of a second judge (see `second_judge`); empty for none.
     """
 
     script: str
@@ -47,6 +49,7 @@ class RunnerSpec:
     save_folders: dict[str, str]
     parent: int
     events: int
+    judge: str = ""
 
     def to_json(self) -> str:
         """As the command line takes it."""
@@ -61,11 +64,15 @@ class RunnerSpec:
 def main(arguments: list[str]) -> None:
     """Run an evaluator to its end; its exit status is this process's."""
     spec = RunnerSpec.from_json(arguments[0])
-    _end_with(spec.parent)
+    end_with(spec.parent)
     os.environ[WATCH_VARIABLE] = str(os.getpid())
     prepare(spec.python_path)
     events = _Events(spec.events)
-    _tell_routes(events, spec.save_folders)
+    link = None
+    if spec.judge:
+        link = JudgeLink(spec.judge, spec.arguments)
+        link.install()
+    _tell_routes(events, spec.save_folders, link)
     threading.Thread(target=_beat, args=(events,), name="heartbeat", daemon=True).start()
     sys.argv = [spec.script, *spec.arguments]
     runpy.run_path(spec.script, run_name="__main__")
@@ -97,7 +104,7 @@ def give_getchildren() -> None:
     ET.parse = with_children  # type: ignore[assignment]
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Be killed by the kernel when `parent` is gone: that works whatever this process hangs in."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it went before
@@ -117,7 +124,7 @@ class _Events:
             os.write(self._descriptor, (json.dumps(content) + "\n").encode())
 
 
-def _tell_routes(events: _Events, save_folders: dict[str, str]) -> None:
+def _tell_routes(events: _Events, save_folders: dict[str, str], judge: JudgeLink | None) -> None:
     """Say which route begins: upstream makes its record first, with the route's id as first argument."""
     from leaderboard.utils.statistics_manager import StatisticsManager  # upstream's
 
@@ -127,6 +134,8 @@ def _tell_routes(events: _Events, save_folders: dict[str, str]) -> None:
         if route_id in save_folders:
             os.environ["SAVE_PATH"] = save_folders[route_id]
         events.tell(route=route_id)
+        if judge is not None:
+            judge.route(route_id)
         return create(self, route_id, *rest, **named)
 
     StatisticsManager.create_route_data = telling

@@ -18,6 +18,8 @@ class SimulatorHost(Protocol):
 
     host: str
     port: int
+    ours: bool
+    """Whether `prepare` starts it: one that died while it did can be started again."""
 
     def prepare(self) -> None:
         """Have one ready for an attempt."""
@@ -44,6 +46,7 @@ class Embedded:
 
     host = "127.0.0.1"
     port = 0
+    ours = True
 
     def __init__(self, town: str, towns: Path | None, seed: int, logs: Path) -> None:
         self._town, self._towns, self._seed, self._logs = town, towns, seed, logs
@@ -88,10 +91,14 @@ class Running:
         host: its address.
         port: its RPC port.
         wait_s: how long it may take to come back after it went.
+        first_wait_s: how long it may take to be there at first; None: as long.
     """
 
-    def __init__(self, host: str, port: int, wait_s: float) -> None:
+    ours = False
+
+    def __init__(self, host: str, port: int, wait_s: float, first_wait_s: float | None = None) -> None:
         self.host, self.port, self._wait_s = host, port, wait_s
+        self._next_wait_s = wait_s if first_wait_s is None else first_wait_s
         self._probe = PortProbe(host, port)
 
     def prepare(self) -> None:
@@ -100,13 +107,17 @@ class Running:
         Raises:
             ServerError: nothing did in time.
         """
-        until = time.monotonic() + self._wait_s
+        wait_s, self._next_wait_s = self._next_wait_s, self._wait_s
+        until = time.monotonic() + wait_s
         self._probe = PortProbe(self.host, self.port)
         while not self._probe.answers():
             if time.monotonic() > until:
                 raise ServerError(
-                    f"Nothing listens at {self.host}:{self.port}, waited {self._wait_s:.0f} s.",
-                    "Start the server there, then go on with --resume.",
+                    f"Nothing listens at {self.host}:{self.port}"
+                    + (f", waited {wait_s:.0f} s." if wait_s else "."),
+                    "Start the server there, then go on with --resume."
+                    if wait_s
+                    else "Start it there first.",
                 )
             time.sleep(_POLL_S)
 
@@ -126,6 +137,7 @@ class StartedByEvaluator:
 
     host = "localhost"
     port = 0
+    ours = False
 
     def __init__(self) -> None:
         self._probe: PortProbe | None = None

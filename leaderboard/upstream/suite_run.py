@@ -97,6 +97,7 @@ class SuiteRun:
         simulator: where it drives.
         settings: how.
         observer: told what happens.
+        judge: socket of a second judge of the drives (see `second_judge`), where one listens.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class SuiteRun:
         simulator: SimulatorHost,
         settings: SuiteSettings,
         observer: SuiteObserver,
+        judge: Path | None = None,
     ) -> None:
         self._checkout = checkout
         self._routes_file = routes_file
@@ -118,6 +120,7 @@ class SuiteRun:
         self._simulator = simulator
         self._settings = settings
         self._observer = observer
+        self._judge = judge
         self._checkpoint = folder / "attempt" / "results.json"
         self._losses: Counter[Drive] = Counter()
         self._false_starts = 0
@@ -143,7 +146,8 @@ class SuiteRun:
         return self._folder / "save" / own
 
     def _attempt(self, drives: Sequence[Drive]) -> None:
-        self._simulator.prepare()
+        if not self._prepare():
+            return
         for drive in drives:
             self._put_aside_logs(drive)
         environment = self._environment(self.save_folder(drives[0]))
@@ -181,6 +185,21 @@ class SuiteRun:
         if why is not None:
             self._simulator.discard()
         self._account(attempt, why, simulator_died)
+
+    def _prepare(self) -> bool:
+        """Have a simulator; False: it died while it started, and is to be tried again."""
+        try:
+            self._simulator.prepare()
+        except ServerError:
+            if not self._simulator.ours:
+                raise
+            self._false_starts += 1
+            again = self._false_starts <= self._settings.retries
+            self._observer.lost(None, _DIED, again)
+            if not again:
+                raise
+            return False
+        return True
 
     def _listen(
         self, attempt: Attempt, driven: Mapping[str, Drive], simulator_died: bool | None = None
@@ -302,6 +321,7 @@ class SuiteRun:
             save_folders={f"{drive.route}_rep0": str(self.save_folder(drive)) for drive in drives},
             parent=os.getpid(),
             events=-1,
+            judge=str(self._judge or ""),
         )
 
 

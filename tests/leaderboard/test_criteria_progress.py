@@ -6,10 +6,15 @@ import carla
 import pytest
 
 from tickdrive.agents.types import Command
-from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine
+from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine, ScenarioSignal, SignalKind
 from tickdrive.leaderboard.criteria.collisions import Collisions, Contact, kind_of
 from tickdrive.leaderboard.criteria.lights import segments_meet
 from tickdrive.leaderboard.criteria.progress import Blocked, InRoute, RouteCompletion, RouteTimeout
+from tickdrive.leaderboard.criteria.scenarios import (
+    EMERGENCY_SCENARIO,
+    ScenarioTimeouts,
+    YieldToEmergencyVehicle,
+)
 from tickdrive.leaderboard.criteria.speed import MinimumSpeed
 from tickdrive.leaderboard.route_planner import RoutePoint
 
@@ -25,7 +30,9 @@ def straight(length_m: int = 100) -> RouteLine:
     )
 
 
-def tick(n: int, x: float, y: float = 0.0, speed: float = 5.0, traffic=(), limit: float = 36.0) -> EgoTick:
+def tick(
+    n: int, x: float, y: float = 0.0, speed: float = 5.0, traffic=(), limit: float = 36.0, **more
+) -> EgoTick:
     return EgoTick(
         n,
         n * DT,
@@ -33,6 +40,7 @@ def tick(n: int, x: float, y: float = 0.0, speed: float = 5.0, traffic=(), limit
         carla.Vector3D(speed, 0, 0),
         limit,
         tuple(traffic),
+        **more,
     )
 
 
@@ -55,6 +63,17 @@ def test_completion_grows_and_snaps_to_100_near_the_goal():
     assert completion.percent == pytest.approx(50.0, abs=1.1) and not completion.ends_route
     drive(completion, 10.0, 5.2, start_m=50.0)
     assert completion.ends_route and completion.percent == 100.0 and not completion.failed
+
+
+def test_the_route_ends_a_tick_after_the_goal_as_upstreams():
+    completion = RouteCompletion(straight(10))
+    n = 0
+    while not completion.done:
+        n += 1
+        completion.update(tick(n, 0.5 * n))
+    assert completion.percent == 100.0 and not completion.ends_route
+    completion.update(tick(n + 1, 0.5 * n))
+    assert completion.ends_route
 
 
 def test_completion_is_not_had_by_jumping_ahead():
@@ -97,6 +116,46 @@ def test_blocked_only_when_standing_longer_than_allowed():
     assert blocked.ends_route and blocked.events[0].kind is EventKind.VEHICLE_BLOCKED
 
 
+def signals(*kinds: SignalKind, scenario_type: str = "") -> tuple[ScenarioSignal, ...]:
+    return tuple(ScenarioSignal(kind, scenario_type) for kind in kinds)
+
+
+def test_a_scenario_that_blocks_the_way_allows_standing():
+    blocked = Blocked(max_s=60.0)
+    blocked.update(tick(1, 0.0, speed=0.0, signals=signals(SignalKind.BLOCKED_TEST_OFF)))
+    n = drive(blocked, 0.0, 100.0, first=2)
+    blocked.update(tick(n, 0.0, speed=0.0, signals=signals(SignalKind.BLOCKED_TEST_ON)))
+    n = drive(blocked, 0.0, 59.0, first=n + 1)
+    assert not blocked.ends_route
+    drive(blocked, 0.0, 2.0, first=n)
+    assert blocked.ends_route
+
+
+def test_a_scenario_that_times_out_is_an_infraction():
+    timeouts = ScenarioTimeouts()
+    drive(timeouts, 5.0, 1.0)
+    timeouts.update(tick(30, 5.0, signals=signals(SignalKind.TIMED_OUT, SignalKind.BLOCKED_TEST_ON)))
+    assert [event.kind for event in timeouts.events] == [EventKind.SCENARIO_TIMEOUT]
+
+
+@pytest.mark.parametrize(
+    ("last_x", "gone", "expected"), [(-10.0, 0, 1), (10.0, 0, 0), (-10.0, 1, 1), (-10.0, 2, 0)]
+)
+def test_an_emergency_vehicle_must_be_ahead_when_its_scenario_ends(last_x, gone, expected):
+    """`gone`: the vehicle is away in the last tick (1), or its scenario has never begun (2)."""
+    yielding = YieldToEmergencyVehicle()
+    here = carla.Transform(carla.Location(x=-20.0))
+    kind = {"scenario_type": EMERGENCY_SCENARIO}
+    if gone != 2:
+        yielding.update(tick(1, 0.0, emergency_vehicle=here, signals=signals(SignalKind.STARTED, **kind)))
+    here = carla.Transform(carla.Location(x=last_x))
+    yielding.update(tick(2, 0.0, emergency_vehicle=here))
+    end = None if gone else carla.Transform(carla.Location(x=99.0))
+    yielding.update(tick(3, 0.0, emergency_vehicle=end, signals=signals(SignalKind.ENDED, **kind)))
+    yielding.finish(tick(4, 0.0), over=True)
+    assert len(yielding.events) == expected
+
+
 def test_timeout_is_300_s_plus_a_tenth_of_the_limit():
     standing = RouteTimeout(straight())
     drive(standing, 0.0, 299.9)
@@ -114,7 +173,7 @@ def test_timeout_is_300_s_plus_a_tenth_of_the_limit():
 def test_minimum_speed_judges_four_parts():
     slow = MinimumSpeed(straight(400))
     n = drive(slow, 5.0, 79.0, traffic=(10.0, 10.0))
-    slow.finish(tick(n, 395.0))
+    slow.finish(tick(n, 395.0), over=False)
     assert [e.percent for e in slow.events] == pytest.approx([50.0] * 4)
     assert slow.value == pytest.approx(50.0)
     fast = MinimumSpeed(straight(400))
@@ -122,17 +181,24 @@ def test_minimum_speed_judges_four_parts():
     assert not fast.events and fast.value == pytest.approx(120.0)
 
 
+def test_the_last_part_of_minimum_speed_counts_twice_where_a_criterion_ends_the_route():
+    slow = MinimumSpeed(straight(400))
+    n = drive(slow, 5.0, 79.0, traffic=(10.0, 10.0))
+    slow.finish(tick(n, 395.0), over=True)
+    assert [e.percent for e in slow.events] == pytest.approx([50.0] * 5)
+
+
 def test_minimum_speed_without_traffic_is_no_infraction():
     alone = MinimumSpeed(straight(400))
     n = drive(alone, 1.0, 395.0)
-    alone.finish(tick(n, 395.0))
+    alone.finish(tick(n, 395.0), over=True)
     assert not alone.events
 
 
 def test_minimum_speed_of_an_unfinished_part_is_not_judged():
     stopped = MinimumSpeed(straight(400))
     n = drive(stopped, 1.0, 90.0, traffic=(10.0,))
-    stopped.finish(tick(n, 90.0))
+    stopped.finish(tick(n, 90.0), over=True)
     assert not stopped.events
 
 
@@ -185,6 +251,18 @@ def test_the_town_counts_by_place():
 
 def test_being_hit_while_standing_is_no_fault():
     assert not collide({50: (7,)}, speeds=dict.fromkeys(range(40, 60), 0.0)).events
+
+
+def test_a_contact_up_to_the_first_tick_does_not_count_and_one_of_a_later_tick_waits_for_it():
+    collisions = Collisions()
+    collisions.report(Contact(1, 7, "vehicle.audi.tt"))
+    collisions.report(Contact(4, 8, "vehicle.audi.tt"))
+    for n in (1, 2, 3):
+        collisions.update(tick(n, float(n)))
+        assert not collisions.events
+    collisions.update(tick(4, 4.0))
+    (event,) = collisions.events
+    assert event.other_actor == 8 and "at (x=3.0," in event.message
 
 
 def test_segments():

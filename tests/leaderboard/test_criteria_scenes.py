@@ -11,6 +11,7 @@ from tickdrive.leaderboard.criteria.collisions import CollisionSensor
 from tickdrive.leaderboard.criteria.lanes import OutsideRouteLanes
 from tickdrive.leaderboard.criteria.lights import RedLight, watch_light
 from tickdrive.leaderboard.criteria.stops import StopSign
+from tickdrive.leaderboard.route_judge import red_lights, traffic_lights
 from tickdrive.leaderboard.route_planner import RoutePlanner
 
 STEP_M = 0.4  # a tick's way at 8 m/s
@@ -41,7 +42,13 @@ def slide(session, ego, transforms, criterion, speed=8.0):
         snapshot = session.tick()
         velocity = transform.get_forward_vector() * speed
         criterion.update(
-            EgoTick(snapshot.frame, snapshot.timestamp.elapsed_seconds, ego.get_transform(), velocity)
+            EgoTick(
+                snapshot.frame,
+                snapshot.timestamp.elapsed_seconds,
+                ego.get_transform(),
+                velocity,
+                red_lights=red_lights(traffic_lights(session.world)),
+            )
         )
 
 

@@ -16,7 +16,7 @@ from tickdrive.leaderboard.results import (
     global_record,
     read_results,
 )
-from tickdrive.leaderboard.scoring import Rules, score
+from tickdrive.leaderboard.scoring import Failure, Rules, score
 from tickdrive.leaderboard.tick_timing import TickTiming, TimingHistogram
 from tickdrive.planner.errors import DataError
 
@@ -138,6 +138,20 @@ def test_a_crashed_simulation_is_driven_again(tmp_path):
     results.conclude()
     assert read_results(path)["entry_status"] == "Crashed"
     assert Results.open(path, IDS, NOTES, resume=True).pending() == IDS[1:]
+
+
+def test_routes_that_were_lost_too_often_keep_what_is_known_and_are_driven_no_more(tmp_path):
+    path = tmp_path / "r.json"
+    Results.open(path, IDS, NOTES, resume=False).finish(
+        record(IDS[0], 20.0, "Failed - Simulation crashed"), timing()
+    )
+    given_up = {IDS[0]: Failure.SIMULATION, IDS[1]: Failure.AGENT_CRASHED}
+    results = Results.open(path, IDS, NOTES, resume=True, given_up=given_up)
+    assert results.pending() == IDS[2:]
+    assert results.records[IDS[0]].scores["score_route"] == 20.0
+    assert results.records[IDS[1]].status == "Failed - Agent crashed"
+    assert results.records[IDS[1]].index == 1
+    assert read_results(path)["latency"]["ticks"] == 0, "a lost drive is no measurement"
 
 
 def test_without_resume_old_results_are_replaced(tmp_path):

@@ -16,7 +16,8 @@ import pytest
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.upstream.checkout import SUITES, Checkout, open_checkout
 from tickdrive.planner.errors import ConfigError
-from tickdrive.scripts import bench_scenarios, evaluate_suite
+from tickdrive.scripts import bench_criteria, bench_scenarios, evaluate_suite
+from tickdrive.scripts.bench_criteria import CriteriaBenchOptions
 from tickdrive.scripts.bench_scenarios import ScenarioBenchOptions
 from tickdrive.scripts.evaluate_suite import SuiteOptions
 
@@ -144,3 +145,25 @@ def test_scenario_types_start_and_end(checkout, tmp_path, capsys):
     rows = {row["type"]: row for row in json.loads((tmp_path / "scenarios.json").read_text())["results"]}
     assert rows["ControlLoss"]["ended"] == rows["VehicleTurningRoute"]["ended"] == "SUCCESS"
     assert rows["CrossingBicycleFlow"]["error"].startswith("no place for it in TickTown01")
+
+
+def test_our_criteria_judge_bad_drives_as_upstream(checkout, tmp_path, capsys):
+    if checkout.suite.starts_carla:
+        pytest.skip("Bench2Drive's evaluator wants a scenario in every route")
+    bench_criteria.run(
+        CriteriaBenchOptions(
+            suite=checkout.suite.name,
+            leaderboard_root=checkout.leaderboard_root,
+            scenario_runner_root=checkout.scenario_runner_root,
+            towns=None,
+            misdeeds=("run red light", "hit pedestrian", "leave road"),
+            times=1,
+            out=tmp_path / "out",
+            json_file=tmp_path / "criteria.json",
+        )
+    )
+    assert "3 of 3 drives judged alike; 0 frames missed" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "criteria.json").read_text())["results"]
+    for row, kind in zip(rows, ("red_light", "collisions_pedestrian", "outside_route_lanes"), strict=True):
+        assert row["upstream"]["infractions"][kind], row["misdeed"]
+        assert row["ours"]["ended_frame"] == row["ours"]["upstream_ended_frame"]

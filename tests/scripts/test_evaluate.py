@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -14,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tickdrive.leaderboard.simulator_watch import EXIT_SIMULATOR_LOST
-from tickdrive.planner.errors import ConfigError
+from tickdrive.planner.errors import ConfigError, ServerError
 from tickdrive.scripts.agent_choice import agent_config_text, choose_agent
 from tickdrive.scripts.evaluate import EvaluateOptions, run
 
@@ -60,52 +58,38 @@ def records(out: Path) -> list[tuple[str, str, float]]:
     ]
 
 
-def disturb(
-    process: subprocess.Popen[str], number: int, when: Callable[[], bool], after_s: float
-) -> psutil.Process:
-    """Send its simulator a signal."""
+def simulators(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [each for each in children if each.status() != psutil.STATUS_ZOMBIE and SERVER in each.cmdline()]
+
+
+def wait_until(process: subprocess.Popen[str], when: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120.0
-    while True:
-        servers = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if child.status() != psutil.STATUS_ZOMBIE and SERVER in child.cmdline()
-        ]
-        if servers and when():
-            time.sleep(after_s)
-            servers[0].send_signal(number)
-            return servers[0]
+    while not when():
         assert process.poll() is None and time.monotonic() < deadline, "it did not come so far"
         time.sleep(0.02)
 
 
-def test_simulators_that_are_killed_or_stand_still_cost_time_and_no_results(
-    short_route: Path, tmp_path: Path
-):
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    assert evaluate(short_route, undisturbed).wait(timeout=120) == 0
-    # before a route, about the first one's beginning, in the second, in the third
-    for known, after_s, number in (
-        (0, 0.0, signal.SIGKILL),
-        (0, 1.0, signal.SIGKILL),
-        (1, 0.5, signal.SIGKILL),
-        (2, 0.5, signal.SIGSTOP),
-    ):
-        process = evaluate(short_route, disturbed, resume=(disturbed / "results.json").exists())
-        log = disturbed / "simulator.log"
-        server = disturb(
-            process,
-            number,
-            lambda known=known, log=log: "ready" in log.read_text() and len(records(disturbed)) >= known,
-            after_s,
-        )
-        shown, _ = process.communicate(timeout=60)
-        if server.is_running():  # nothing but this reaches one that stands still
-            server.kill()
-        # -6: a call of the Traffic Manager's thread that times out ends the process
-        assert process.returncode in (1, EXIT_SIMULATOR_LOST, -signal.SIGKILL, -signal.SIGABRT), shown
-        assert re.search("[Tt]he simulator .*(died|ended)|No CARLA server answers|time-out of", shown)
-    process = evaluate(short_route, disturbed, resume=True)
+def test_a_simulator_that_is_killed_costs_time_and_ctrl_c_no_results(short_route: Path, tmp_path: Path):
+    process = evaluate(short_route, tmp_path)
+    wait_until(process, lambda: len(records(tmp_path)) == 1)
+    time.sleep(0.5)  # into the second route
+    simulators(process)[0].kill()
+    wait_until(process, lambda: len(records(tmp_path)) == 2)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=60)
+    assert "_rep1: the simulator died; tried again" in shown
+    assert process.returncode == 130 and f"go on with --resume --out {tmp_path}" in shown
+    assert len(records(tmp_path)) == 2
+    process = evaluate(short_route, tmp_path, resume=True)
     shown, _ = process.communicate(timeout=120)
     assert process.returncode == 0, shown
-    assert len(records(undisturbed)) == 3 and records(disturbed) == records(undisturbed)
+    found = records(tmp_path)
+    assert [route for route, _, _ in found] == [f"RouteScenario_short_rep{k}" for k in range(3)]
+    assert all(status in ("Perfect", "Completed") and score > 95.0 for _, status, score in found)
+
+
+def test_a_server_that_is_not_there_is_named_at_once(short_route: Path, tmp_path: Path):
+    options = EvaluateOptions(short_route, agent=str(PURSUIT), wrap=False, carla="127.0.0.1:29", out=tmp_path)
+    with pytest.raises(ServerError, match=r"Nothing listens at 127\.0\.0\.1:29\."):
+        run(options)
