@@ -93,8 +93,7 @@ class BenchmarkRow:
         n_reasoning: reasoning tokens.
         p50_ms: median of a whole plan.
         p99_ms: 99th percentile.
-        device_ms: median from inputs to waypoints that both stay on the device; None where the engine does not
-            tell.
+        device_ms: median from inputs to waypoints on the device; None where the engine does not tell.
         runs: plans that were timed.
         rel_err: |plan - reference| / |reference|, largest of the checked inputs; both counted from the middle
             of the policy's bounds, so that a distance common to all plans does not hide an error.
