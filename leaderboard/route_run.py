@@ -1,4 +1,4 @@
-"""One route, from the loaded town to its record: upstream's `ScenarioManager` without scenarios."""
+"""One route, from the loaded town to its record, as upstream's `ScenarioManager` drives it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tickdrive.leaderboard.criteria.collisions import CollisionSensor
 from tickdrive.leaderboard.criteria.lanes import OutsideRouteLanes
 from tickdrive.leaderboard.criteria.lights import RedLight
 from tickdrive.leaderboard.criteria.progress import Blocked, InRoute, RouteCompletion, RouteTimeout
+from tickdrive.leaderboard.criteria.scenarios import scenario_criteria
 from tickdrive.leaderboard.criteria.speed import MinimumSpeed
 from tickdrive.leaderboard.criteria.stops import StopSign
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
@@ -27,6 +28,10 @@ from tickdrive.leaderboard.observer import Observer, RouteStart, TickView
 from tickdrive.leaderboard.results import CriterionRow, PlacedInfraction, RouteRecord
 from tickdrive.leaderboard.route_planner import RoutePlanner, geo_reference, gps_plan
 from tickdrive.leaderboard.routes import Route
+from tickdrive.leaderboard.scenarios.director import ScenarioDirector
+from tickdrive.leaderboard.scenarios.outcome import ScenarioOutcome
+from tickdrive.leaderboard.scenarios.rules import ScenarioRules
+from tickdrive.leaderboard.scenarios.stage import Stage
 from tickdrive.leaderboard.scoring import Failure, route_status, score
 from tickdrive.leaderboard.sensor_interface import (
     AgentSensors,
@@ -96,6 +101,8 @@ class RouteRun:
         self._ego: carla.Vehicle | None = None
         self._sensors: AgentSensors | None = None
         self._traffic: Traffic | None = None
+        self._director: ScenarioDirector | None = None
+        self._rules = ScenarioRules()
         self._line: RouteLine | None = None
         self._criteria: list[Criterion] = []
         self._last_tick: EgoTick | None = None
@@ -144,13 +151,16 @@ class RouteRun:
         task, session = self._task, self._session
         self._observer.on_message(f"Loading {task.route.town}")
         session.load(task.route.town, task.seed, self._opendrive)
-        points = RoutePlanner(session.map).trace(task.route.locations())
+        planner = RoutePlanner(session.map)
+        points = planner.trace(task.route.locations())
         line = self._line = RouteLine(points)
         if line.length_m < 1.0:
             raise RouteError(f"{task.route.source}: route {task.route.id!r} has no length.", "Move its goal.")
         session.world.set_weather(task.route.weather_at(0.0))
         ego = self._spawn_ego(line.transforms[0])
         self._traffic = Traffic(session, ego, line, self._config.traffic, task.seed)
+        if task.route.scenarios and self._config.scenarios.enabled:
+            self._direct(Stage(session, ego, points, line, planner, self._traffic, self._rules, task.seed))
         self._traffic.spawn()
         self._observer.on_message("Setting up the agent")
         failure = self._set_up_agent(points, ego)
@@ -191,6 +201,18 @@ class RouteRun:
         self._session.tick()
         return ego
 
+    def _direct(self, stage: Stage) -> None:
+        """Build the scenarios around the start, before the traffic takes their room."""
+        self._director = ScenarioDirector(
+            stage,
+            self._task.route.scenarios,
+            self._config.scenarios.build_ahead_m,
+            self._observer.on_message,
+            self._session.answers,
+        )
+        self._director.build()
+        self._session.tick()
+
     def _set_up_agent(self, points: list[Any], ego: carla.Vehicle) -> Failure | None:
         host, port = ("", 0) if self._config.hide_server else (self._session.host, self._session.port)
         reference = geo_reference(self._session.map.to_opendrive())
@@ -227,14 +249,15 @@ class RouteRun:
         # the order of the leaderboard's result table
         return [
             self._completion,
-            OutsideRouteLanes(carla_map, line, ego.get_location()),
-            CollisionSensor(world, ego),
+            OutsideRouteLanes(carla_map, line, ego.get_location(), self._rules),
+            CollisionSensor(world, ego, self._rules),
             RedLight(carla_map, list(actors.filter("traffic.traffic_light*")), 2 * ego.bounding_box.extent.x),
             StopSign(carla_map, list(actors.filter("traffic.stop*"))),
             MinimumSpeed(line),
             InRoute(line, self._config.deviation_m),
-            Blocked(self._limits.blocked_s),
+            Blocked(self._limits.blocked_s, self._rules),
             RouteTimeout(line),
+            *(scenario_criteria(self._rules) if self._director else ()),
         ]
 
     # -- the loop ----------------------------------------------------------------------------------------
@@ -265,6 +288,8 @@ class RouteRun:
                 self._say(traceback.format_exc())
                 return Failure.AGENT_CRASHED
             t2 = time.perf_counter()
+            if self._director is not None:
+                self._director.on_control(control)
             self._ego.apply_control(control)
             tick, new_events = self._judge(snapshot.frame, sim_s)
             self._traffic.on_tick(tick, self._completion.travelled_m)
@@ -308,6 +333,8 @@ class RouteRun:
             traffic_speeds_mps=self._traffic.speeds_mps(transform.location),
         )
         self._last_tick = tick
+        if self._director is not None:
+            self._director.on_tick(tick)
         new_events: list[Event] = []
         for criterion in self._criteria:
             known = len(criterion.events)
@@ -344,8 +371,14 @@ class RouteRun:
 
     # -- the end -----------------------------------------------------------------------------------------
 
+    def scenarios(self) -> tuple[ScenarioOutcome, ...]:
+        """What became of the route's scenarios; empty where they are off."""
+        return self._director.outcomes() if self._director is not None else ()
+
     def _record(self, failure: Failure | None) -> RouteRecord:
         if self._last_tick is not None:
+            if self._director is not None:
+                self._director.finish()
             for criterion in self._criteria:
                 criterion.finish(self._last_tick)
         events = self._events()
@@ -393,6 +426,8 @@ class RouteRun:
         if self._sensors is not None:
             steps.append(self._sensors.destroy)
         steps += [criterion.close for criterion in self._criteria]
+        if self._director is not None:
+            steps.append(self._director.close)
         if self._traffic is not None:
             steps.append(self._traffic.destroy)
         if self._ego is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import carla
 
 from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, EventKind, RouteLine
+from tickdrive.leaderboard.scenarios.rules import ScenarioRules
 
 
 class OutsideRouteLanes(Criterion):
@@ -17,8 +18,15 @@ class OutsideRouteLanes(Criterion):
     MAX_VEHICLE_DEG = 120.0
     MAX_WAYPOINT_DEG = 150.0
 
-    def __init__(self, world_map: carla.Map, line: RouteLine, start: carla.Location) -> None:
+    def __init__(
+        self,
+        world_map: carla.Map,
+        line: RouteLine,
+        start: carla.Location,
+        rules: ScenarioRules | None = None,
+    ) -> None:
         super().__init__()
+        self._rules = rules or ScenarioRules()
         self._map = world_map
         self._line = line
         self._index = 0
@@ -40,7 +48,7 @@ class OutsideRouteLanes(Criterion):
                 continue
             step_m = self._line.locations[self._index].distance(self._line.locations[i])
             self._total_m += step_m
-            if self._outside or self._wrong_lane:
+            if self._outside or (self._wrong_lane and not self._rules.opposite_lane_allowed):
                 self._wrong_m += step_m
             self._index = i
             if self._wrong_m:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, EventKind, RouteLine, describe
+from tickdrive.leaderboard.scenarios.rules import ScenarioRules
 
 FALLBACK_SPEED_LIMIT_KMH = 30.0
 """Taken for the timeout where the simulator knows no limit (it says 0)."""
@@ -110,13 +111,14 @@ class InRoute(Criterion):
 
 
 class Blocked(Criterion):
-    """The ego must not stand for longer than `max_s`."""
+    """The ego must not stand for longer than `max_s`; scenarios with a timeout of their own suspend it."""
 
     name = "AgentBlockedTest"
     MIN_SPEED_MPS = 0.1
 
-    def __init__(self, max_s: float) -> None:
+    def __init__(self, max_s: float, rules: ScenarioRules | None = None) -> None:
         super().__init__()
+        self._rules = rules or ScenarioRules()
         self._max_s = max_s
         self._moved_at_s: float | None = None
 
@@ -124,7 +126,8 @@ class Blocked(Criterion):
         """Note when the ego last moved."""
         if self._events:
             return
-        if self._moved_at_s is None or tick.speed_mps >= self.MIN_SPEED_MPS:
+        moving = tick.speed_mps >= self.MIN_SPEED_MPS
+        if self._moved_at_s is None or moving or self._rules.standing_allowed:
             self._moved_at_s = tick.sim_s
         elif tick.sim_s - self._moved_at_s > self._max_s:
             message = f"Agent got blocked at {describe(tick.location)}"
