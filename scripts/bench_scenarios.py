@@ -51,7 +51,7 @@ def run(options: ScenarioBenchOptions) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     known = checkout.scenario_types()
     types = options.types or tuple(kind for kind in NEEDS if kind in known)
-    text, placed, missing = routes_for(types, _maps(options.towns))
+    text, placed, missing = routes_for(types, town_maps(options.towns))
     routes_file = folder / "routes.xml"
     routes_file.write_text(text)
     rows = [{"type": kind, "error": why} for kind, why in missing.items()]
@@ -67,7 +67,7 @@ def run(options: ScenarioBenchOptions) -> None:
     console.print(f"  {len(rows)} types: {started} started, {ended} ended")
 
 
-def _maps(folder: Path | None) -> dict[str, carla.Map]:
+def town_maps(folder: Path | None) -> dict[str, carla.Map]:
     """The towns at hand, a user's own first."""
     texts = {name: read_xodr(path) for name, path in (town_files(folder) if folder else {}).items()}
     texts |= {name: read_town(name) for name in town_names() if name not in texts}

@@ -40,6 +40,7 @@ class EvaluateOptions:
     seed: int = 0
     repetitions: int = 1
     carla: str | None = None
+    towns: Path | None = None
     out: Path | None = None
     resume: bool = False
     frames: bool = False
@@ -73,7 +74,7 @@ def run(options: EvaluateOptions) -> None:
     if before is not None:
         _refuse_another_agent(folder, before)
     with server(
-        console, options.carla, routes[0].town, None, options.seed, folder / "simulator.log"
+        console, options.carla, routes[0].town, None, options.seed, folder / "simulator.log", options.towns
     ) as simulator:
         evaluator = Evaluator(evaluation, simulator.host, simulator.port, simulator.is_alive)
         live = LiveLine(console, evaluation.budget_ms)

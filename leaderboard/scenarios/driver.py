@@ -19,7 +19,6 @@ _LOOK_AHEAD_S = 0.6
 _LOOK_AHEAD_MIN_M = 4.0
 _SEARCH_POINTS = 20
 _ARRIVED_M = 2.0
-_BRAKING_MPS2 = 4.0
 _STANDSTILL_GAP_M = 2.0
 _BESIDE_M = 0.4
 
@@ -45,6 +44,7 @@ class PathDriver:
         constant: hold the speed whatever comes (CARLA's `enable_constant_velocity`), as upstream's flows and
             constant-velocity agents do; otherwise throttle and brake.
         obstacles: if given, the driver slows down for what it returns that is on its path.
+        braking_mps2: with which it counts on stopping in time.
 
     Attributes:
         speed_mps: may be changed at any time.
@@ -58,6 +58,7 @@ class PathDriver:
         speed_mps: float,
         constant: bool = False,
         obstacles: Callable[[], Sequence[Obstacle]] | None = None,
+        braking_mps2: float = 4.0,
     ) -> None:
         self.vehicle = vehicle
         self.speed_mps = speed_mps
@@ -67,6 +68,7 @@ class PathDriver:
         self._travelled_m = np.concatenate(([0.0], np.cumsum(steps_m)))
         self._constant = constant
         self._obstacles = obstacles
+        self._braking_mps2 = braking_mps2
         extent = vehicle.bounding_box.extent
         self._half_length_m, self._half_width_m = extent.x, extent.y
         self._wheelbase_m = 2 * extent.x * _WHEELBASE_SHARE
@@ -149,7 +151,7 @@ class PathDriver:
         """What lets the vehicle stop behind whatever is on its path: v^2 = u^2 + 2 b d."""
         if self._obstacles is None:
             return math.inf
-        reach_m = 10.0 + self.speed_mps**2 / (2 * _BRAKING_MPS2)
+        reach_m = 10.0 + self.speed_mps**2 / (2 * self._braking_mps2)
         end = int(np.searchsorted(self._travelled_m, self._travelled_m[self._index] + reach_m)) + 1
         ahead = self._path[self._index : end]
         along = ahead[-1] - ahead[0]
@@ -165,5 +167,5 @@ class PathDriver:
             gap_m -= self._half_length_m + other.half_length_m + _STANDSTILL_GAP_M
             direction = along / max(float(np.linalg.norm(along)), 1e-6)
             its_mps = max(float(other.velocity_in_world @ direction), 0.0)
-            allowed = min(allowed, math.sqrt(max(its_mps**2 + 2 * _BRAKING_MPS2 * gap_m, 0.0)))
+            allowed = min(allowed, math.sqrt(max(its_mps**2 + 2 * self._braking_mps2 * gap_m, 0.0)))
         return allowed

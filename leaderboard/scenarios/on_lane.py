@@ -117,6 +117,7 @@ class YieldToEmergencyVehicle(Scenario):
     parameters_type = EmergencyParameters
     parameters: EmergencyParameters
     _FASTER_MPS = 25.0
+    _BRAKING_MPS2 = 20.0
     _NEAR_M, _PATIENCE_S, _END_M = 50.0, 10.0, 50.0
     _WAY_M = 600.0
 
@@ -136,7 +137,10 @@ class YieldToEmergencyVehicle(Scenario):
         )
         self.light_up(self._comes, _LIGHT.Special1, _LIGHT.Special2)
         path = places.points_of(places.lane_path(self._start, self._WAY_M))
-        driver = PathDriver(self._comes, path, 0.0, constant=True, obstacles=stage.obstacles)
+        # upstream's stops at once, and comes close "to pressure the ego"
+        driver = PathDriver(
+            self._comes, path, 0.0, constant=True, obstacles=stage.obstacles, braking_mps2=self._BRAKING_MPS2
+        )
         yield  # spawned in this tick
         try:
             yield from first_of(

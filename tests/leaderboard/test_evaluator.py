@@ -19,7 +19,8 @@ from tickdrive.leaderboard.evaluator import Evaluator
 from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.results import read_results
 from tickdrive.leaderboard.route_planner import downsample
-from tickdrive.leaderboard.routes import Route, ScenarioNote
+from tickdrive.leaderboard.routes import Route
+from tickdrive.leaderboard.scenarios.spec import ScenarioSpec
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.simulator_watch import EXIT_SIMULATOR_LOST
@@ -75,7 +76,7 @@ class Watcher(Observer):
 
 def test_a_route_is_driven_scored_and_watched(simulator, tmp_path):
     (route,) = short_routes(1, length_m=40.0)
-    route = dataclasses.replace(route, scenarios=(ScenarioNote("a", "Accident", None),))
+    route = dataclasses.replace(route, scenarios=(ScenarioSpec("a", "Acident", None),))
     watcher = Watcher()
     traffic = TrafficConfig(vehicles=6, walkers=3, crossing_walkers=1)
     outcome = evaluator(simulator, traffic=traffic).run([route], agent(), tmp_path, [watcher])
@@ -86,8 +87,11 @@ def test_a_route_is_driven_scored_and_watched(simulator, tmp_path):
     assert data["entry_status"] == "Finished" and data["sensors"] == ["carla_speedometer"]
     assert data["latency"]["ticks"] == len(watcher.ticks) == round(record.meta["duration_game"] * 20)
     assert data["latency"]["simulator_ms"]["p50"] > data["latency"]["agent_ms"]["p50"] > 0
-    assert data["tickdrive"]["skipped_scenarios"] == {"Accident": 1}
-    assert any("Accident" in message for message in watcher.messages)
+    assert data["tickdrive"]["skipped_scenarios"] == {"Acident": 1}
+    (outcome_of_it,) = data["tickdrive"]["scenarios"]["RouteScenario_0_rep0"]
+    assert outcome_of_it["state"] == "skipped" and outcome_of_it["started_s"] is None
+    (said,) = [message for message in watcher.messages if "Acident" in message]
+    assert "route 0" in said and "'Accident'" in said
     fractions = [tick.fraction for tick in watcher.ticks]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
     assert watcher.ticks[0].sim_s == pytest.approx(0.05)

@@ -1,0 +1,301 @@
+"""Scenarios played in the embedded simulator, through the real client, before an ego on rails.
+
+The town is loaded once; each test finds a place for its scenario, and drives past it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import carla
+import numpy as np
+import pytest
+
+from tickdrive.leaderboard.carla_session import CarlaSession
+from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine
+from tickdrive.leaderboard.evaluation_config import TrafficConfig
+from tickdrive.leaderboard.route_planner import RoutePlanner
+from tickdrive.leaderboard.routes import read_routes
+from tickdrive.leaderboard.scenarios import base
+from tickdrive.leaderboard.scenarios.director import ScenarioDirector
+from tickdrive.leaderboard.scenarios.driver import PathDriver
+from tickdrive.leaderboard.scenarios.outcome import ScenarioOutcome
+from tickdrive.leaderboard.scenarios.rules import ScenarioRules
+from tickdrive.leaderboard.scenarios.stage import Stage
+from tickdrive.leaderboard.traffic import Traffic
+from tickdrive.leaderboard.upstream.scenario_sites import NEEDS, find_sites, route_xml
+
+TOWN = "TickTown01"
+SIZES = ((30.0, 160.0, 60.0), (30.0, 120.0, 40.0))
+
+
+@dataclass
+class Play:
+    """What was seen of a scenario: per tick the ego, and all actors that were not there before."""
+
+    outcome: ScenarioOutcome
+    rules: ScenarioRules
+    stage: Stage
+    ego: list[tuple[float, np.ndarray, float]] = field(default_factory=list)  # time, position, speed
+    others: dict[int, list[tuple[float, np.ndarray, float]]] = field(default_factory=dict)
+    kinds: dict[int, str] = field(default_factory=dict)
+    seen: list[object] = field(default_factory=list)
+
+    def tracks(self, kind: str) -> list[list[tuple[float, np.ndarray, float]]]:
+        """Time, position and speed of all actors whose type begins so."""
+        return [self.others[i] for i, name in self.kinds.items() if name.startswith(kind)]
+
+
+@pytest.fixture(scope="module")
+def session(simulator):
+    with CarlaSession(simulator.host, simulator.port, is_alive=simulator.alive) as session:
+        session.load(TOWN, seed=0)
+        yield session
+
+
+@pytest.fixture(scope="module")
+def planner(session):
+    return RoutePlanner(session.map)
+
+
+@pytest.fixture
+def play(session, planner, tmp_path):
+    """Plays a scenario of a type; the ego holds its speed, or what `speed_of` says."""
+
+    def run(
+        kind: str,
+        speed_mps: float = 8.0,
+        most_s: float = 40.0,
+        site_number: int = 1,
+        speed_of: Callable[[Play], float] | None = None,
+        each_tick: Callable[[Play], object] | None = None,
+        before: Callable[[object], None] | None = None,
+        road: str | None = None,
+    ) -> Play:
+        need = dataclasses.replace(NEEDS[kind], road=road or NEEDS[kind].road)
+        sites = itertools.chain.from_iterable(find_sites(session.map, need, size) for size in SIZES)
+        site = next(itertools.islice(sites, site_number, None))
+        path = tmp_path / "routes.xml"
+        path.write_text(f"<routes>{route_xml('0', TOWN, kind, need, site)}</routes>")
+        (route,) = read_routes(path)
+        points = planner.trace(route.locations())
+        line = RouteLine(points)
+        if before is not None:
+            before(site)
+        known = {actor.id for actor in session.world.get_actors()}
+        start = carla.Transform(
+            line.transforms[0].location + carla.Location(z=0.3), line.transforms[0].rotation
+        )
+        ego = session.world.spawn_actor(
+            session.world.get_blueprint_library().find("vehicle.lincoln.mkz_2020"), start
+        )
+        known.add(ego.id)
+        session.tick()
+        rules = ScenarioRules()
+        traffic = Traffic(session, ego, line, TrafficConfig(vehicles=0, walkers=0), 0)
+        stage = Stage(session, ego, points, line, planner, traffic, rules, seed=0)
+        director = ScenarioDirector(stage, route.scenarios, 100.0, lambda text: None, session.answers)
+        director.build()
+        way = np.array([(p.x, p.y) for p in line.locations])
+        driver = PathDriver(ego, way, speed_mps, constant=True)
+        result = Play(director.outcomes()[0], rules, stage)
+        try:
+            begun_s = session.world.get_snapshot().timestamp.elapsed_seconds
+            for _ in range(int(most_s * 20)):
+                driver.speed_mps = speed_mps if speed_of is None else speed_of(result)
+                if driver.step():
+                    break
+                snapshot = session.tick()
+                sim_s = snapshot.timestamp.elapsed_seconds - begun_s
+                tick = EgoTick(snapshot.frame, sim_s, ego.get_transform(), ego.get_velocity())
+                director.on_tick(tick)
+                result.ego.append((sim_s, _flat(tick.location), tick.speed_mps))
+                for actor in session.world.get_actors():
+                    if actor.id not in known and not actor.type_id.startswith("sensor"):
+                        result.kinds[actor.id] = actor.type_id
+                        at, v = actor.get_location(), actor.get_velocity()
+                        if at.z > -50 and at != carla.Location():
+                            track = result.others.setdefault(actor.id, [])
+                            track.append((sim_s, _flat(at), math.hypot(v.x, v.y)))
+                if each_tick is not None:
+                    result.seen.append(each_tick(result))
+                result.outcome = director.outcomes()[0]
+                if result.outcome.ended_s is not None:
+                    break
+            director.finish()
+        finally:
+            director.close()
+            ego.destroy()
+            session.tick()
+        left = {
+            a.id for a in session.world.get_actors() if a.type_id.startswith(("vehicle", "walker", "static"))
+        }
+        assert left <= known, "a scenario left actors in the world"
+        result.others = {i: track for i, track in result.others.items() if track}
+        result.kinds = {i: kind for i, kind in result.kinds.items() if i in result.others}
+        return result
+
+    return run
+
+
+def _flat(location: carla.Location) -> np.ndarray:
+    return np.array((location.x, location.y))
+
+
+def test_a_pedestrian_steps_out_before_the_ego(play):
+    def stops_for_walker(seen: Play) -> float:
+        now_s = seen.ego[-1][0] if seen.ego else 0.0
+        last = [track[-1] for track in seen.tracks("walker") if track]
+        return 0.0 if any(at_s == now_s and speed > 0.5 for at_s, _, speed in last) else 8.0
+
+    seen = play("DynamicObjectCrossing", speed_of=stops_for_walker)
+    assert seen.outcome.state == "ended", seen.outcome
+    (walker,) = seen.tracks("walker")
+    (begins_s, start, _) = next(entry for entry in walker if entry[2] > 0.5)
+    ego_then = next(entry for entry in seen.ego if entry[0] >= begins_s)
+    # 2.1 s before the ego would be there, across its lane, at 2 m/s
+    distance_m = float(np.linalg.norm(ego_then[1] - start))
+    assert 2.0 * 8.0 - 2 < distance_m < 2.1 * 8.0 + 6
+    lane = np.array([(p.x, p.y) for p in seen.stage.line.locations])
+    offsets = [float(np.linalg.norm(lane - position, axis=1).min()) for _, position, _ in walker]
+    assert min(offsets) < 0.7 and offsets[-1] > 3.0
+    assert max(speed for *_, speed in walker) == pytest.approx(2.0, abs=0.2)
+
+
+def test_the_vehicle_ahead_brakes_stands_and_drives_on(play):
+    def keeps_clear(seen: Play) -> float:
+        return (
+            0.0
+            if seen.outcome.started_s is not None and seen.ego[-1][0] < seen.outcome.started_s + 11
+            else 8.0
+        )
+
+    seen = play("HardBreakRoute", speed_of=keeps_clear)
+    assert seen.outcome.state == "ended", seen.outcome
+    (lead,) = seen.tracks("vehicle")
+    speeds = {round(t - seen.outcome.started_s, 2): v for t, _, v in lead}
+    assert max(speeds.values()) > 5.0, "it was driving like the ego"
+    assert speeds[3.0] < 0.1 and speeds[9.0] < 0.1
+    assert lead[-1][2] > 1.0
+
+
+def test_an_obstacle_blocks_the_lane_and_times_out(play, monkeypatch):
+    monkeypatch.setattr(base, "TIMEOUT_S", 4.0)
+
+    def stops_behind_it(seen: Play) -> float:
+        return 0.0 if seen.outcome.started_s is not None else 8.0
+
+    seen = play("ParkedObstacleTwoWays", speed_of=stops_behind_it)
+    assert seen.outcome.state == "timed out", seen.outcome
+    assert seen.outcome.ended_s - seen.outcome.started_s == pytest.approx(4.0, abs=0.2)
+    assert seen.rules.take(EventKind.SCENARIO_TIMEOUT) == ["Agent timed out a scenario"]
+    assert seen.rules.standing_allowed == seen.rules.opposite_lane_allowed == 0
+    (parked,) = seen.tracks("vehicle")
+    lane = np.array([(p.x, p.y) for p in seen.stage.line.locations])
+    assert np.linalg.norm(lane - parked[-1][1], axis=1).min() < 1.5
+    trigger = _flat(seen.stage.map.get_waypoint(seen.stage.line.locations[30]).transform.location)
+    assert float(np.linalg.norm(parked[-1][1] - trigger)) == pytest.approx(40.0, abs=6.0)
+    assert seen.tracks("static.prop.warningaccident")
+
+
+def test_opposite_traffic_comes_where_the_ego_must_pass_and_its_lane_is_allowed(play):
+    def waits(seen: Play) -> float:
+        near = seen.outcome.started_s is not None and seen.ego[-1][0] > seen.outcome.started_s + 3.0
+        return 0.0 if near else 8.0
+
+    seen = play(
+        "ParkedObstacleTwoWays", speed_of=waits, most_s=22, each_tick=lambda p: p.rules.opposite_lane_allowed
+    )
+    assert seen.outcome.state == "running at the route's end"
+    assert set(seen.seen) == {0, 1}
+    coming = [track for track in seen.tracks("vehicle") if max(v for *_, v in track) > 3.0]
+    assert coming
+    heading = coming[0][-1][1] - coming[0][0][1]
+    route = seen.ego[-1][1] - seen.ego[0][1]
+    assert float(heading @ route) < 0
+
+
+def test_a_red_light_is_run_before_the_ego(play, session):
+    def watch(seen: Play) -> object:
+        state = seen.stage.ego.get_traffic_light_state()
+        return None if not seen.stage.ego.is_at_traffic_light() else state
+
+    before = {
+        light.id: light.get_green_time() for light in session.world.get_actors().filter("*traffic_light")
+    }
+    seen = play("OppositeVehicleRunningRedLight", each_tick=watch)
+    assert seen.outcome.state == "ended", seen.outcome
+    (intruder,) = seen.tracks("vehicle")
+    assert max(speed for *_, speed in intruder) == pytest.approx(60 / 3.6, abs=0.5)
+    assert {s for s in seen.seen if s is not None} <= {carla.TrafficLightState.Green}
+    # it crosses the route within a second and a half of the ego
+    route = np.array([(p.x, p.y) for p in seen.stage.line.locations])
+    crossing = min(intruder, key=lambda entry: float(np.linalg.norm(route - entry[1], axis=1).min()))
+    ego_there = min(seen.ego, key=lambda entry: float(np.linalg.norm(entry[1] - crossing[1])))
+    assert abs(ego_there[0] - crossing[0]) < 1.5
+    after = {
+        light.id: light.get_green_time() for light in session.world.get_actors().filter("*traffic_light")
+    }
+    assert after == before
+
+
+def test_a_left_turn_meets_a_flow(play):
+    seen = play("SignalizedJunctionLeftTurn", speed_mps=6.0)
+    assert seen.outcome.state == "ended", seen.outcome
+    flow = seen.tracks("vehicle")
+    assert len(flow) >= 2
+    assert all(max(v for *_, v in track) == pytest.approx(9.0, abs=0.5) for track in flow[:2])
+
+
+def test_an_emergency_vehicle_that_is_held_up_is_an_infraction(play):
+    seen = play("YieldToEmergencyVehicle", most_s=20, speed_mps=5.0)
+    (comes,) = seen.tracks("vehicle")
+    assert max(v for *_, v in comes) > 20.0
+    assert float(np.linalg.norm(comes[-1][1] - seen.ego[-1][1])) < 15.0, "it follows closely"
+    assert seen.rules.take(EventKind.YIELD_EMERGENCY_VEHICLE) == [
+        "Agent failed to yield to an emergency vehicle"
+    ]
+
+
+def test_cones_close_the_lane(play):
+    seen = play("ConstructionObstacleTwoWays", most_s=6.5)
+    assert len(seen.tracks("static.prop.constructioncone")) == 7
+    assert seen.tracks("static.prop.warningconstruction")
+
+
+def test_a_parked_car_opens_its_door(play, monkeypatch):
+    opened = []
+    real = carla.Vehicle.open_door
+    monkeypatch.setattr(
+        carla.Vehicle, "open_door", lambda self, door: opened.append((door, real(self, door)))
+    )
+    seen = play("VehicleOpensDoorTwoWays", most_s=12, road="two ways")  # it stands on the shoulder
+    assert opened == [(carla.VehicleDoor.FL, None)], seen.outcome
+    parked = seen.tracks("vehicle")[0]
+    assert max(speed for *_, speed in parked[20:]) < 0.1
+    lane = np.array([(p.x, p.y) for p in seen.stage.line.locations])
+    assert 1.0 < np.linalg.norm(lane - parked[-1][1], axis=1).min() < 4.0
+
+
+def test_a_scenario_without_room_is_skipped_and_says_why(play, session):
+    blockers = []
+
+    def block(site) -> None:
+        library = session.world.get_blueprint_library()
+        lane = site.trigger.next(40.0)[0].transform
+        lane.location.z += 0.5
+        blockers.append(session.world.spawn_actor(library.find("vehicle.mitsubishi.fusorosa"), lane))
+        session.tick()
+
+    try:
+        seen = play("ParkedObstacle", most_s=1.0, before=block, site_number=0)
+    finally:
+        for blocker in blockers:
+            blocker.destroy()
+        session.tick()
+    assert seen.outcome.state == "skipped"
+    assert "no room for vehicle" in seen.outcome.why
