@@ -276,7 +276,7 @@ def test_a_parked_car_opens_its_door(play, monkeypatch):
     seen = play("VehicleOpensDoorTwoWays", most_s=12, road="two ways")  # it stands on the shoulder
     assert opened == [(carla.VehicleDoor.FL, None)], seen.outcome
     parked = seen.tracks("vehicle")[0]
-    assert max(speed for *_, speed in parked[20:]) < 0.1
+    assert max(speed for *_, speed in parked[20:]) < 0.3
     lane = np.array([(p.x, p.y) for p in seen.stage.line.locations])
     assert 1.0 < np.linalg.norm(lane - parked[-1][1], axis=1).min() < 4.0
 
