@@ -20,6 +20,8 @@ from tickdrive.scripts.paths import configs_folder, new_run_folder
 from tickdrive.scripts.session import server
 from tickdrive.scripts.watching import LiveLine
 
+_BLOCKED_S = 30.0
+
 
 @dataclass(frozen=True)
 class OwnScenarioOptions:
@@ -58,7 +60,9 @@ def _drive(
     options: OwnScenarioOptions, folder: Path, routes_file: Path, placed: dict[str, tuple[str, str]]
 ) -> list[dict[str, Any]]:
     routes = read_routes(routes_file)
-    evaluation = load_config(EvaluationConfig, configs_folder() / "evaluation.yaml")
+    # an ego that stands with nothing going on is of no use here
+    overrides = [f"blocked_s={_BLOCKED_S}"]
+    evaluation = load_config(EvaluationConfig, configs_folder() / "evaluation.yaml", overrides)
     chosen = choose_agent(options.agent, None, [], folder)
     log = folder / "simulator.log"
     with server(console, None, routes[0].town, log_path=log, towns=options.towns) as simulator:

@@ -13,6 +13,7 @@ from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator
 from tickdrive.leaderboard.frames import FrameKeeper
 from tickdrive.leaderboard.observer import Observer
+from tickdrive.leaderboard.result_table import scenarios_text
 from tickdrive.leaderboard.route_map import RouteMapKeeper
 from tickdrive.leaderboard.routes import read_routes
 from tickdrive.planner.config import load_config
@@ -83,6 +84,8 @@ def run(options: EvaluateOptions) -> None:
             observers.append(FrameKeeper(folder, evaluation.budget_ms, by_route=True))
         outcome = evaluator.run(routes, chosen.spec, folder, observers, resume=options.resume)
     console.print(evaluation_table(outcome))
+    if (scenarios := scenarios_text(outcome.data)) is not None:
+        console.print(scenarios)
     console.print(f"  {outcome.path}", markup=False, soft_wrap=True)
     write_json(
         options.json_file,

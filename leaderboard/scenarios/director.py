@@ -117,7 +117,10 @@ class ScenarioDirector:
     def close(self) -> None:
         """Destroy all actors that are left."""
         for entry in self._entries:
-            self._close(entry)
+            try:
+                self._close(entry)
+            except RuntimeError as error:  # the others are still to be destroyed
+                _LOGGER.warning("scenario %s was not cleaned up: %s", entry.spec.name, error)
 
     def outcomes(self) -> tuple[ScenarioOutcome, ...]:
         """What became of each scenario, in the file's order."""
