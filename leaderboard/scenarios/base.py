@@ -16,6 +16,8 @@ from tickdrive.leaderboard.scenarios.stage import Stage
 
 TIMEOUT_S = 240.0
 """`_scenario_timeout` of all upstream scenarios that have one."""
+SPAWN_LIFT_M = 0.2
+"""So much above the road vehicles are spawned (`CarlaDataProvider.request_new_actor`)."""
 CAR = {"base_type": "car", "special_type": ""}
 NEW_CAR = {"base_type": "car", "generation": "2"}
 

@@ -12,7 +12,7 @@ import carla
 import numpy as np
 
 from tickdrive.leaderboard.scenarios import places
-from tickdrive.leaderboard.scenarios.base import CAR, NEW_CAR, Scenario
+from tickdrive.leaderboard.scenarios.base import CAR, NEW_CAR, SPAWN_LIFT_M, Scenario
 from tickdrive.leaderboard.scenarios.behaviour import Behaviour, each_tick, first_of, sequence, until
 from tickdrive.leaderboard.scenarios.driver import PathDriver
 from tickdrive.leaderboard.scenarios.places import NoPlace
@@ -95,7 +95,7 @@ class ParkingCutIn(Scenario):
     def _park(self, ahead_m: float) -> carla.Vehicle:
         side = self.parameters.side
         parking = places.need_lane(places.on(self.trigger, ahead_m), side)
-        car = self.vehicle(places.aside(parking, 0.0, 0.05), attributes=NEW_CAR, parked=True)
+        car = self.vehicle(places.aside(parking, 0.0, SPAWN_LIFT_M), attributes=NEW_CAR, parked=True)
         shift_m = (parking.lane_width - car.bounding_box.extent.y) / 4
         car.set_transform(places.aside(parking, shift_m if side == "right" else -shift_m, 0.05))
         return car
@@ -138,9 +138,8 @@ class StaticCutIn(Scenario):
         length_m = self.parameters.distance_m + self._GAP_M * len(self._lanes)
         stage.background.leave_space_ahead(length_m)
         stage.background.clear_lanes(self._queue)
-        cars = [
-            self.vehicle(places.aside(q, 0.0, 0.1), attributes=_LIT_CAR, parked=True) for q in self._queue
-        ]
+        stands = [places.aside(lane, 0.0, SPAWN_LIFT_M) for lane in self._queue]
+        cars = [self.vehicle(stand, attributes=_LIT_CAR, parked=True) for stand in stands]
         collision = self._lanes[self._BEHIND]
         yield from until(lambda: stage.arrives(collision.transform.location, 2.7, 15.0))
         speed_mps = max(stage.tick.speed_mps, 3.0)
@@ -179,7 +178,7 @@ class HighwayCutIn(Scenario):
         stage = self.stage
         stage.background.clear_lanes([self._start, self._target])
         stage.background.leave_space_ahead(170.0)
-        car = self.vehicle(places.aside(self._start, 0.0, 0.1), attributes=_LIT_CAR)
+        car = self.vehicle(places.aside(self._start, 0.0, SPAWN_LIFT_M), attributes=_LIT_CAR)
         path = stage.trace(self._start, self._target)
         beyond = places.points_of(places.lane_path(self._target, _WAY_M))
         driver = PathDriver(car, np.concatenate((path, beyond[1:])), 0.0, constant=True)
@@ -222,7 +221,7 @@ class ParkingExit(Scenario):
         self._beside: carla.Vehicle | None = None
 
     def _park(self, lane: carla.Waypoint) -> None:
-        car = self.vehicle(places.aside(lane, 0.0, 0.1), attributes=NEW_CAR, parked=True)
+        car = self.vehicle(places.aside(lane, 0.0, SPAWN_LIFT_M), attributes=NEW_CAR, parked=True)
         car.set_transform(self._at_edge(lane, car))
 
     def _at_edge(self, lane: carla.Waypoint, car: carla.Vehicle) -> carla.Transform:
@@ -233,7 +232,7 @@ class ParkingExit(Scenario):
         """Until the ego has come 15 m beyond the car before it."""
         stage = self.stage
         yield  # the ego's place was the passing car's until it was moved
-        car = self.vehicle(places.aside(self.trigger, 0.0, 0.1), attributes=CAR)
+        car = self.vehicle(places.aside(self.trigger, 0.0, SPAWN_LIFT_M), attributes=CAR)
         way = places.points_of(places.lane_path(self.trigger, self._SIDE_M))
         driver = PathDriver(car, way, 20.0 / 3.6, obstacles=stage.obstacles)
 

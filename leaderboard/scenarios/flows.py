@@ -14,13 +14,12 @@ import carla
 import numpy as np
 
 from tickdrive.leaderboard.scenarios import places
-from tickdrive.leaderboard.scenarios.base import CAR, Scenario
+from tickdrive.leaderboard.scenarios.base import CAR, SPAWN_LIFT_M, Scenario
 from tickdrive.leaderboard.scenarios.behaviour import Behaviour
 from tickdrive.leaderboard.scenarios.driver import PathDriver
 from tickdrive.leaderboard.scenarios.places import NoPlace
 
 _SINK_M = 2.0
-_LIFT_M = 0.1
 FLOW_CAR = {**CAR, "has_lights": "true"}
 BICYCLE = {"base_type": "bicycle"}
 
@@ -69,9 +68,9 @@ def run_flow(scenario: Scenario, flow: Flow) -> Behaviour:
             return False
         heading = path[1] - path[0]
         yaw = math.degrees(math.atan2(heading[1], heading[0]))
-        at = carla.Location(float(path[0][0]), float(path[0][1]), flow.height_m + _LIFT_M)
+        at = carla.Location(float(path[0][0]), float(path[0][1]), flow.height_m + SPAWN_LIFT_M)
         ground = stage.map.get_waypoint(at)
-        at.z = ground.transform.location.z + _LIFT_M
+        at.z = ground.transform.location.z + SPAWN_LIFT_M
         try:
             vehicle = scenario.vehicle(
                 carla.Transform(at, carla.Rotation(yaw=yaw)), "vehicle.*", flow.attributes

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import carla
 
 from tickdrive.leaderboard.scenarios import places
-from tickdrive.leaderboard.scenarios.base import Scenario
+from tickdrive.leaderboard.scenarios.base import SPAWN_LIFT_M, Scenario
 from tickdrive.leaderboard.scenarios.behaviour import (
     Behaviour,
     all_of,
@@ -203,7 +203,9 @@ class OppositeVehicleTakingPriority(AtJunction):
         background.clear_junction(self._junction)
         background.clear_lanes([self._source, self._sink])
         intruder = self.vehicle(
-            places.aside(self._source, 0.0, 0.1), attributes={"special_type": "emergency"}, parked=True
+            places.aside(self._source, 0.0, SPAWN_LIFT_M),
+            attributes={"special_type": "emergency"},
+            parked=True,
         )
         self.light_up(intruder, _LIGHT.Special1, _LIGHT.Special2)
         with ExitStack() as stack:
@@ -260,7 +262,7 @@ class BlockedIntersection(AtJunction):
         """For 10 s after the ego has come within 13 m."""
         stage = self.stage
         stage.background.clear_junction(self._junction)
-        blocker = self.vehicle(places.aside(self._place, 0.0, 0.1), parked=True)
+        blocker = self.vehicle(places.aside(self._place, 0.0, SPAWN_LIFT_M), parked=True)
         self.light_up(blocker, _LIGHT.Brake)
         at = self._place.transform.location
         wait = sequence(until(lambda: stage.near(at, self._NEAR_M)), stage.wait_s(self._WAIT_S))

@@ -13,7 +13,7 @@ from typing import ClassVar
 import carla
 
 from tickdrive.leaderboard.scenarios import places
-from tickdrive.leaderboard.scenarios.base import NEW_CAR, Scenario
+from tickdrive.leaderboard.scenarios.base import NEW_CAR, SPAWN_LIFT_M, Scenario
 from tickdrive.leaderboard.scenarios.behaviour import Behaviour, first_of, forever, until
 from tickdrive.leaderboard.scenarios.flows import opposite_flow, run_flow
 from tickdrive.leaderboard.scenarios.places import NoPlace
@@ -246,7 +246,7 @@ class VehicleOpensDoorTwoWays(LaneObstacle):
         parking = places.need_lane(self._place, side)
         towards_road = -1.0 if side == "right" else 1.0
         doors = {"has_dynamic_doors": "true", "base_type": "car"}
-        at = places.aside(parking, 0.0, 0.05)
+        at = places.aside(parking, 0.0, SPAWN_LIFT_M)
         self._car = self.vehicle(at, "vehicle.*", doors, parked=True)
         half_m = self._car.bounding_box.extent.y
         moved = places.aside(parking, towards_road * (parking.lane_width - half_m) / 4, 0.05)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tickdrive.leaderboard.criteria.base import EventKind
 from tickdrive.leaderboard.scenarios import places
-from tickdrive.leaderboard.scenarios.base import CAR, Scenario
+from tickdrive.leaderboard.scenarios.base import CAR, SPAWN_LIFT_M, Scenario
 from tickdrive.leaderboard.scenarios.behaviour import Behaviour, each_tick, first_of, forever, sequence, until
 from tickdrive.leaderboard.scenarios.driver import PathDriver
 from tickdrive.leaderboard.scenarios.flows import Flow, run_flow
@@ -97,7 +97,7 @@ class HardBreakRoute(Scenario):
         stage = self.stage
         gap_m = max(self._GAP_MIN_M, self._GAP_S * stage.tick.speed_mps) + 2 * stage.ego_half_length_m
         lane = places.on(stage.map.get_waypoint(stage.tick.location), gap_m)
-        car = self.vehicle(places.aside(lane, 0.0, 0.1), attributes=CAR)
+        car = self.vehicle(places.aside(lane, 0.0, SPAWN_LIFT_M), attributes=CAR)
         car.set_target_velocity(lane.transform.get_forward_vector() * stage.tick.speed_mps)
         self.light_up(car, _LIGHT.Brake)
         path = places.points_of(places.lane_path(lane, self._WAY_M))
@@ -133,7 +133,7 @@ class YieldToEmergencyVehicle(Scenario):
         stage = self.stage
         stage.background.clear_lane(120.0, self.parameters.distance_m + 20.0)
         self._comes = self.vehicle(
-            places.aside(self._start, 0.0, 0.1), attributes={"special_type": "emergency"}
+            places.aside(self._start, 0.0, SPAWN_LIFT_M), attributes={"special_type": "emergency"}
         )
         self.light_up(self._comes, _LIGHT.Special1, _LIGHT.Special2)
         path = places.points_of(places.lane_path(self._start, self._WAY_M))
