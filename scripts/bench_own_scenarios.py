@@ -20,7 +20,7 @@ from tickdrive.scripts.paths import configs_folder, new_run_folder
 from tickdrive.scripts.session import server
 from tickdrive.scripts.watching import LiveLine
 
-_BLOCKED_S = 30.0
+_BLOCKED_S = 12.0
 
 
 @dataclass(frozen=True)
