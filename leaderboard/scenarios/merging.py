@@ -177,13 +177,16 @@ class CrossingBicycleFlow(AtJunction):
         way = [lane]
         beyond: carla.Location | None = None
         for _ in range(self._MOST_STEPS):
-            way.append(places.on(way[-1], self._STEP_M))
+            following = places.straight_on(way[-1], self._STEP_M)
+            if following is None:
+                break
+            way.append(following)
             at = way[-1].transform.location
             if beyond is None and way[-2].is_junction and not way[-1].is_junction:
                 beyond = at
             elif beyond is not None and beyond.distance(at) > self._BEYOND_M:
                 return way
-        raise NoPlace("the bicycle lane crosses no junction")
+        raise NoPlace(f"the bicycle lane goes over no junction and {self._BEYOND_M:g} m on")
 
     def play(self) -> Behaviour:
         """Until the ego is through; a signal keeps it waiting for 5 s."""

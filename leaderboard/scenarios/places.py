@@ -254,15 +254,25 @@ def aside(
     return carla.Transform(location, rotation)
 
 
+def straight_on(waypoint: carla.Waypoint, step_m: float) -> carla.Waypoint | None:
+    """A step further, the straightest way at forks; None at the lane's end."""
+    following = waypoint.next(step_m)
+    yaw = waypoint.transform.rotation.yaw
+
+    def bend(other: carla.Waypoint) -> float:
+        return float(abs((other.transform.rotation.yaw - yaw + 180) % 360 - 180))
+
+    return min(following, key=bend) if following else None
+
+
 def lane_path(waypoint: carla.Waypoint, length_m: float, step_m: float = 2.0) -> list[carla.Waypoint]:
     """The lane ahead, the straightest way at forks, as far as it goes."""
     path = [waypoint]
     while (len(path) - 1) * step_m < length_m:
-        following = path[-1].next(step_m)
-        if not following:
+        following = straight_on(path[-1], step_m)
+        if following is None:
             break
-        yaw = path[-1].transform.rotation.yaw
-        path.append(min(following, key=lambda w: abs((w.transform.rotation.yaw - yaw + 180) % 360 - 180)))
+        path.append(following)
     return path
 
 

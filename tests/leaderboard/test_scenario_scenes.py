@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,14 +21,15 @@ from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine
 from tickdrive.leaderboard.evaluation_config import TrafficConfig
 from tickdrive.leaderboard.route_planner import RoutePlanner
 from tickdrive.leaderboard.routes import read_routes
-from tickdrive.leaderboard.scenarios import base
+from tickdrive.leaderboard.scenarios import base, places
 from tickdrive.leaderboard.scenarios.director import ScenarioDirector
 from tickdrive.leaderboard.scenarios.driver import PathDriver
 from tickdrive.leaderboard.scenarios.outcome import ScenarioOutcome
 from tickdrive.leaderboard.scenarios.rules import ScenarioRules
 from tickdrive.leaderboard.scenarios.stage import Stage
+from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.traffic import Traffic
-from tickdrive.leaderboard.upstream.scenario_sites import NEEDS, find_sites, route_xml
+from tickdrive.leaderboard.upstream.scenario_sites import NEEDS, Need, Site, find_sites, route_xml
 
 TOWN = "TickTown01"
 SIZES = ((30.0, 160.0, 60.0), (30.0, 120.0, 40.0))
@@ -57,13 +59,8 @@ def session(simulator):
         yield session
 
 
-@pytest.fixture(scope="module")
-def planner(session):
-    return RoutePlanner(session.map)
-
-
 @pytest.fixture
-def play(session, planner, tmp_path):
+def play(session, tmp_path):
     """Plays a scenario of a type; the ego holds its speed, or what `speed_of` says."""
 
     def run(
@@ -75,13 +72,18 @@ def play(session, planner, tmp_path):
         each_tick: Callable[[Play], object] | None = None,
         before: Callable[[object], None] | None = None,
         road: str | None = None,
+        site: Site | None = None,
+        need: Need | None = None,
+        extra: str = "",
     ) -> Play:
-        need = dataclasses.replace(NEEDS[kind], road=road or NEEDS[kind].road)
+        need = need or dataclasses.replace(NEEDS[kind], road=road or NEEDS[kind].road)
         sites = itertools.chain.from_iterable(find_sites(session.map, need, size) for size in SIZES)
-        site = next(itertools.islice(sites, site_number, None))
+        site = site or next(itertools.islice(sites, site_number, None))
         path = tmp_path / "routes.xml"
-        path.write_text(f"<routes>{route_xml('0', TOWN, kind, need, site)}</routes>")
+        text = route_xml("0", TOWN, kind, need, site).replace("</scenario>", f"{extra}</scenario>")
+        path.write_text(f"<routes>{text}</routes>")
         (route,) = read_routes(path)
+        planner = RoutePlanner(session.map)
         points = planner.trace(route.locations())
         line = RouteLine(points)
         if before is not None:
@@ -299,3 +301,31 @@ def test_a_scenario_without_room_is_skipped_and_says_why(play, session):
         session.tick()
     assert seen.outcome.state == "skipped"
     assert "no room for vehicle" in seen.outcome.why
+
+
+def test_cyclists_cross_before_a_turning_ego(play, session):
+    """Our towns have no bicycle lanes: an avenue's outer lane becomes one. Loads that town: keep it last."""
+    start = session.map.get_waypoint(carla.Location(-290.0, 5.25, 0.0))
+    lanes = {places.lane_key(w) for w in places.lane_path(start, 190.0)}
+    root = ET.fromstring(read_town(TOWN))
+    for road in root.iter("road"):
+        for lane in road.iter("lane"):
+            if (int(road.attrib["id"]), int(lane.attrib["id"])) in lanes:
+                lane.set("type", "biking")
+    session.load("TickTownBicycles", seed=0, opendrive=ET.tostring(root, encoding="unicode"))
+    junction = places.junction_ahead(session.map.get_waypoint(carla.Location(-290.0, 1.75, 0.0))).junction_id
+    need = Need("junction", "left", parameters={"flow_speed": "5", "source_dist_interval": ("8", "12")})
+    site = next(
+        s
+        for s in find_sites(session.map, need, SIZES[-1])
+        if places.junction_ahead(s.trigger).junction_id == junction
+        and abs(s.trigger.transform.rotation.yaw + 90.0) < 5.0
+    )
+    flow = '<start_actor_flow x="-220" y="5.25" z="0"/>'
+    seen = play("CrossingBicycleFlow", speed_mps=5.0, site=site, need=need, extra=flow)
+    assert seen.outcome.state == "ended", seen.outcome
+    cyclists = seen.tracks("vehicle")
+    assert len(cyclists) >= 4
+    through = [t for t in cyclists if t[0][1][0] < -170.0 and t[-1][1][0] > -150.0]
+    assert through, "some cross the whole junction"
+    assert all(abs(position[1] - 5.25) < 1.0 for track in through for _, position, _ in track)
