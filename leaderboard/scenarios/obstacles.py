@@ -6,7 +6,6 @@ The variants `…TwoWays` make the ego use the opposite lane, on which traffic c
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -100,10 +99,7 @@ class LaneObstacle(Scenario):
         yield from until(lambda: self.stage.near(place, self.near_m))
         yield from self.stage.wait_s(_WAIT_S)
         if self.two_ways:
-            # upstream sends it along the lane to the left of the parking one, which is the ego's own
-            if places.opposite_direction(self._place):
-                yield from self._opposite_traffic(places.same_direction(self._place)[0])
-            yield from forever()
+            yield from self._opposite_traffic(self._place)
         yield from forever()
 
     def _opposite_traffic(self, lane: carla.Waypoint) -> Behaviour:
@@ -257,8 +253,7 @@ class VehicleOpensDoorTwoWays(LaneObstacle):
         yield from until(lambda: stage.arrives(place, 3.0, 10.0))
         door = carla.VehicleDoor.FR if self.parameters.side == "left" else carla.VehicleDoor.FL
         self._car.open_door(door)
-        with ExitStack() as stack:
-            stack.enter_context(stage.background.held(stage.background.behind()))
+        with stage.background.held(stage.background.behind()):
             yield from stage.wait_s(_WAIT_S)
             # upstream sends it along the lane to the left of the parking one, which is the ego's own
             if places.opposite_direction(self._place):
