@@ -32,6 +32,7 @@ class OwnScenarioOptions:
     types: tuple[str, ...] = ()
     out: Path | None = None
     json_file: Path | None = None
+    seconds: float = 300.0
 
 
 def run(options: OwnScenarioOptions) -> None:
@@ -61,7 +62,7 @@ def _drive(
 ) -> list[dict[str, Any]]:
     routes = read_routes(routes_file)
     # an ego that stands with nothing going on is of no use here
-    overrides = [f"blocked_s={_BLOCKED_S}"]
+    overrides = [f"blocked_s={_BLOCKED_S}", f"max_ticks={round(20 * options.seconds)}"]
     evaluation = load_config(EvaluationConfig, configs_folder() / "evaluation.yaml", overrides)
     chosen = choose_agent(options.agent, None, [], folder)
     log = folder / "simulator.log"

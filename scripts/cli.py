@@ -605,6 +605,9 @@ def bench_scenarios(
     towns: TownsOption = None,
     types: Annotated[str, typer.Option(help="Only these scenario types, by comma.")] = "",
     agent: Annotated[str, typer.Option(help="Who drives under our own evaluator.")] = "diffusion",
+    seconds: Annotated[
+        float, typer.Option(help="Simulated time that a route may take under our own evaluator.", min=1.0)
+    ] = 300.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. Default: runs/<date>-scenarios.")
     ] = None,
@@ -615,7 +618,9 @@ def bench_scenarios(
     if suite is None:
         from tickdrive.scripts import bench_own_scenarios
 
-        bench_own_scenarios.run(bench_own_scenarios.OwnScenarioOptions(agent, towns, chosen, out, json_file))
+        bench_own_scenarios.run(
+            bench_own_scenarios.OwnScenarioOptions(agent, towns, chosen, out, json_file, seconds)
+        )
         return
     from tickdrive.scripts import bench_scenarios as command
 
