@@ -59,7 +59,7 @@ class ParkingExitParameters:
 def change_path(
     lane: carla.Waypoint, side: str, same_m: float, change_m: float, other_m: float
 ) -> np.ndarray:
-    """(N, 2) way from a lane to the next one (`BasicAgent.lane_change`).
+    """(N, 3) way from a lane to the next one (`BasicAgent.lane_change`).
 
     Raises:
         NoPlace: there is no such lane.
@@ -74,7 +74,7 @@ def smooth(path: np.ndarray) -> np.ndarray:
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
     travelled = np.concatenate(([0.0], np.cumsum(steps)))
     at = np.arange(0.0, travelled[-1], _STEP_M)
-    return np.stack([np.interp(at, travelled, path[:, axis]) for axis in (0, 1)], axis=1)
+    return np.stack([np.interp(at, travelled, path[:, axis]) for axis in range(3)], axis=1)
 
 
 class ParkingCutIn(Scenario):
@@ -108,7 +108,7 @@ class ParkingCutIn(Scenario):
         yield from until(lambda: stage.arrives(collision, 2.35, 10.0))
         lanes = places.lane_path(places.on(self._lane, self._MERGE_M), _WAY_M)
         start = self._car.get_location()
-        path = np.concatenate((np.array([(start.x, start.y)]), places.points_of(lanes)))
+        path = np.concatenate((np.array([(start.x, start.y, start.z)]), places.points_of(lanes)))
         driver = PathDriver(self._car, smooth(path), self._SPEED_MPS)
         yield from first_of(each_tick(driver.step), stage.until_driven(self._END_M, self._car))
 

@@ -39,7 +39,7 @@ class PathDriver:
 
     Args:
         vehicle: at the path's start or somewhere on it, looking along it.
-        path_in_world: (N, 2) points [m], about 2 m apart.
+        path_in_world: (N, 2) or (N, 3) points [m], about 2 m apart; heights are not used.
         speed_mps: to keep.
         constant: hold the speed whatever comes (CARLA's `enable_constant_velocity`), as upstream's flows and
             constant-velocity agents do; otherwise throttle and brake.
@@ -63,8 +63,8 @@ class PathDriver:
         self.vehicle = vehicle
         self.speed_mps = speed_mps
         self.brakes = False
-        self._path = path_in_world
-        steps_m = np.linalg.norm(np.diff(path_in_world, axis=0), axis=1)
+        self._path = path_in_world[:, :2]
+        steps_m = np.linalg.norm(np.diff(self._path, axis=0), axis=1)
         self._travelled_m = np.concatenate(([0.0], np.cumsum(steps_m)))
         self._constant = constant
         self._obstacles = obstacles
@@ -101,7 +101,7 @@ class PathDriver:
         self._index += int(np.argmin(np.linalg.norm(window - here, axis=1)))
         if self.left_m < _ARRIVED_M:
             return True
-        wanted_mps = 0.0 if self.brakes else min(self.speed_mps, self._allowed_mps(here))
+        wanted_mps = 0.0 if self.brakes else min(self.speed_mps, self._allowed_mps())
         control = carla.VehicleControl(steer=self._steer(transform, speed_mps))
         if self._constant:
             self._hold(wanted_mps)
@@ -147,7 +147,7 @@ class PathDriver:
         angle = math.atan(2 * self._wheelbase_m * math.sin(alpha) / max(math.hypot(dx, dy), 1.0))
         return min(max(angle / self._max_steer, -1.0), 1.0)
 
-    def _allowed_mps(self, here: np.ndarray) -> float:
+    def _allowed_mps(self) -> float:
         """What lets the vehicle stop behind whatever is on its path: v^2 = u^2 + 2 b d."""
         if self._obstacles is None:
             return math.inf

@@ -29,25 +29,23 @@ class Flow:
     """A stream of vehicles.
 
     Attributes:
-        path_in_world: (N, 2) their way, about 1 or 2 m a step.
-        height_m: of the road at its start.
+        path_in_world: (N, 3) their way, about 1 or 2 m a step.
         speed_mps: of all vehicles.
         gap_m: they follow each other at a distance drawn from this interval.
         constant: they keep their speed and ignore everybody until the ego touches one of them, as upstream's;
             otherwise they brake for what is in front of them.
         populated: the way is full of them at the start.
         bicycles: bicycles instead of cars.
-        skip_in_world: (M, 2) points of the way where none may be spawned at the start (junctions).
+        skip_in_world: (M, 3) points of the way where none may be spawned at the start (junctions).
     """
 
     path_in_world: np.ndarray
-    height_m: float
     speed_mps: float
     gap_m: tuple[float, float]
     constant: bool = True
     populated: bool = False
     bicycles: bool = False
-    skip_in_world: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    skip_in_world: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -68,9 +66,8 @@ def run_flow(scenario: Scenario, flow: Flow) -> Behaviour:
             return False
         heading = path[1] - path[0]
         yaw = math.degrees(math.atan2(heading[1], heading[0]))
-        at = carla.Location(float(path[0][0]), float(path[0][1]), flow.height_m + SPAWN_LIFT_M)
-        ground = stage.map.get_waypoint(at)
-        at.z = ground.transform.location.z + SPAWN_LIFT_M
+        x, y, z = (float(each) for each in path[0])
+        at = carla.Location(x, y, z + SPAWN_LIFT_M)
         try:
             vehicle = scenario.vehicle(
                 carla.Transform(at, carla.Rotation(yaw=yaw)), "vehicle.*", flow.attributes
@@ -110,7 +107,7 @@ def run_flow(scenario: Scenario, flow: Flow) -> Behaviour:
 
 
 def _from_source_m(flow: Flow, driver: PathDriver) -> float:
-    return float(np.linalg.norm(flow.path_in_world[0] - driver.position()))
+    return float(np.linalg.norm(flow.path_in_world[0, :2] - driver.position()))
 
 
 def flow_between(
@@ -128,15 +125,15 @@ def flow_between(
         RouteError: there is no way.
     """
     path = scenario.stage.trace(source, sink)
-    skip = np.zeros((0, 2))
+    skip = np.zeros((0, 3))
     if populated and not in_junctions:
         inside = [p for p in path if _in_junction(scenario, p)]
         skip = np.array(inside) if inside else skip
-    return Flow(path, source.transform.location.z, speed_mps, gap_m, populated=populated, skip_in_world=skip)
+    return Flow(path, speed_mps, gap_m, populated=populated, skip_in_world=skip)
 
 
 def _in_junction(scenario: Scenario, point: np.ndarray) -> bool:
-    location = carla.Location(float(point[0]), float(point[1]), 0.0)
+    location = carla.Location(*(float(each) for each in point))
     return bool(scenario.stage.map.get_waypoint(location).is_junction)
 
 
@@ -148,4 +145,4 @@ def opposite_flow(scenario: Scenario, lane: carla.Waypoint, gap_m: tuple[float, 
     sink = places.on_to_junction(lane, reach_m)
     length_m = source.transform.location.distance(sink.transform.location)
     path = places.points_of(places.lane_path(source, length_m))
-    return Flow(path, source.transform.location.z, limit_kmh / 3.6, gap_m, constant=False)
+    return Flow(path, limit_kmh / 3.6, gap_m, constant=False)

@@ -109,8 +109,8 @@ class HighwayExit(Stream):
     def set_up(self) -> None:
         """Find the junction that the stream comes to."""
         super().set_up()
-        for x, y in self.stage.trace(self._source, self._sink):
-            here = self.stage.map.get_waypoint(carla.Location(float(x), float(y), self.parameters.start.z))
+        for point in self.stage.trace(self._source, self._sink):
+            here = self.stage.map.get_waypoint(carla.Location(*(float(each) for each in point)))
             if here.is_junction:
                 self._junction_id: int | None = here.junction_id
                 return
@@ -195,12 +195,11 @@ class CrossingBicycleFlow(AtJunction):
         inside = [w for w in self._way if w.is_junction]
         flow = Flow(
             places.points_of(self._way),
-            self._way[0].transform.location.z,
             p.speed_mps,
             p.gap_m,
             populated=True,
             bicycles=True,
-            skip_in_world=places.points_of(inside) if inside else np.zeros((0, 2)),
+            skip_in_world=places.points_of(inside) if inside else np.zeros((0, 3)),
         )
         parts = [run_flow(self, flow), self.stage.until_through_junction()]
         if self._signals:

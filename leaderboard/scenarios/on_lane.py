@@ -308,8 +308,7 @@ class InvadingTurn(Scenario):
             self.prop("static.prop.constructioncone", places.aside(lane, 0.8 * lane.lane_width / 2, 0.1))
         path = places.points_of(self._way, -self._left_m)
         limit_mps = stage.tick.speed_limit_kmh / 3.6
-        height_m = self._source.transform.location.z
-        flow = Flow(path, height_m, limit_mps, (self._GAP_M, self._GAP_M), constant=False)
+        flow = Flow(path, limit_mps, (self._GAP_M, self._GAP_M), constant=False)
         end = self._end.transform
         done = until(lambda: stage.passed(end) and stage.near(end.location, self._NEAR_M))
         yield from self.in_time(first_of(run_flow(self, flow), done))

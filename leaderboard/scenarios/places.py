@@ -277,6 +277,6 @@ def lane_path(waypoint: carla.Waypoint, length_m: float, step_m: float = 2.0) ->
 
 
 def points_of(waypoints: Sequence[carla.Waypoint], right_m: float = 0.0) -> np.ndarray:
-    """(N, 2) positions of waypoints, moved to their right."""
+    """(N, 3) positions of waypoints, moved to their right."""
     transforms = [aside(w, right_m) if right_m else w.transform for w in waypoints]
-    return np.array([(t.location.x, t.location.y) for t in transforms])
+    return np.array([(t.location.x, t.location.y, t.location.z) for t in transforms])

@@ -169,13 +169,14 @@ class Stage:
         return self.random.choice(fitting) if fitting else None
 
     def trace(self, start: carla.Waypoint, end: carla.Waypoint) -> np.ndarray:
-        """(N, 2) way between two places, 1 m apart.
+        """(N, 3) way between two places, 1 m apart.
 
         Raises:
             RouteError: there is none.
         """
         route = self.planner.trace([start.transform.location, end.transform.location])
-        return np.array([(p.transform.location.x, p.transform.location.y) for p in route])
+        locations = [point.transform.location for point in route]
+        return np.array([(at.x, at.y, at.z) for at in locations])
 
     def obstacles(self) -> list[Obstacle]:
         """All vehicles and walkers near the ego, the ego too; the same for all drivers of a tick."""
