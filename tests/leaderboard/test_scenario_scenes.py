@@ -11,17 +11,20 @@ import math
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import carla
 import numpy as np
 import pytest
 
+from tickdrive import configs
 from tickdrive.leaderboard.carla_session import CarlaSession
 from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine
 from tickdrive.leaderboard.evaluation_config import TrafficConfig
 from tickdrive.leaderboard.route_planner import RoutePlanner
-from tickdrive.leaderboard.routes import read_routes
+from tickdrive.leaderboard.routes import read_named_routes, read_routes
 from tickdrive.leaderboard.scenarios import base, places
+from tickdrive.leaderboard.scenarios.background import Background
 from tickdrive.leaderboard.scenarios.director import ScenarioDirector
 from tickdrive.leaderboard.scenarios.driver import PathDriver
 from tickdrive.leaderboard.scenarios.outcome import ScenarioOutcome
@@ -32,6 +35,7 @@ from tickdrive.leaderboard.traffic import Traffic
 from tickdrive.leaderboard.upstream.scenario_sites import NEEDS, Need, Site, find_sites, route_xml
 
 TOWN = "TickTown01"
+ROUTES = Path(next(iter(configs.__path__))) / "routes"
 SIZES = ((30.0, 160.0, 60.0), (30.0, 120.0, 40.0))
 
 
@@ -301,6 +305,48 @@ def test_a_scenario_without_room_is_skipped_and_says_why(play, session):
         session.tick()
     assert seen.outcome.state == "skipped"
     assert "no room for vehicle" in seen.outcome.why
+
+
+def test_traffic_makes_room_is_held_and_drives_on(session):
+    (route,) = read_named_routes(str(ROUTES / "default.xml"))
+    points = RoutePlanner(session.map).trace(route.locations())
+    line = RouteLine(points)
+    start = line.transforms[0]
+    start.location.z += 0.3
+    ego = session.world.spawn_actor(
+        session.world.get_blueprint_library().find("vehicle.lincoln.mkz_2020"), start
+    )
+    session.tick()
+    traffic = Traffic(session, ego, line, TrafficConfig(vehicles=5, walkers=0), seed=0)
+    try:
+        traffic.spawn()
+        session.tick()
+        traffic.start()
+        for _ in range(60):
+            session.tick()
+        background = Background(traffic, line, ego.get_location, lambda: 0)
+        lead, others = traffic.lead, [v for v in traffic.living() if v is not traffic.lead]
+        assert lead in background.ahead(60.0)
+        background.leave_space_ahead(60.0)
+        assert traffic.lead is None and not lead.is_alive
+        moved = others[0]
+        background.make_room(moved.get_location())
+        session.tick()
+        assert moved.is_alive and moved.get_location().distance(ego.get_location()) > 45.0
+        assert min(moved.get_location().distance(v.get_location()) for v in others[1:]) > 6.0
+        driving = [v for v in others if v.get_velocity().length() > 2.0]
+        assert driving
+        with background.held(driving):
+            for _ in range(80):
+                session.tick()
+            assert max(v.get_velocity().length() for v in driving) < 0.3
+        for _ in range(60):
+            session.tick()
+        assert max(v.get_velocity().length() for v in driving) > 1.0
+    finally:
+        traffic.destroy()
+        ego.destroy()
+        session.tick()
 
 
 def test_cyclists_cross_before_a_turning_ego(play, session):
