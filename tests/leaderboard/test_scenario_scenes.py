@@ -5,55 +5,27 @@ The town is loaded once; each test finds a place for its scenario, and drives pa
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import math
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import carla
 import numpy as np
 import pytest
+from scenario_play import SIZES, TOWN, Play, ScenarioPlayer, flat, put_ego
 
 from tickdrive import configs
 from tickdrive.leaderboard.carla_session import CarlaSession
-from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine
+from tickdrive.leaderboard.criteria.base import EventKind, RouteLine
 from tickdrive.leaderboard.evaluation_config import TrafficConfig
 from tickdrive.leaderboard.route_planner import RoutePlanner
-from tickdrive.leaderboard.routes import read_named_routes, read_routes
+from tickdrive.leaderboard.routes import read_named_routes
 from tickdrive.leaderboard.scenarios import base, places
 from tickdrive.leaderboard.scenarios.background import Background
-from tickdrive.leaderboard.scenarios.director import ScenarioDirector
-from tickdrive.leaderboard.scenarios.driver import PathDriver
-from tickdrive.leaderboard.scenarios.outcome import ScenarioOutcome
-from tickdrive.leaderboard.scenarios.rules import ScenarioRules
-from tickdrive.leaderboard.scenarios.stage import Stage
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.traffic import Traffic
-from tickdrive.leaderboard.upstream.scenario_sites import NEEDS, Need, Site, find_sites, route_xml
+from tickdrive.leaderboard.upstream.scenario_sites import Need, find_sites
 
-TOWN = "TickTown01"
 ROUTES = Path(next(iter(configs.__path__))) / "routes"
-SIZES = ((30.0, 160.0, 60.0), (30.0, 120.0, 40.0))
-
-
-@dataclass
-class Play:
-    """What was seen of a scenario: per tick the ego, and all actors that were not there before."""
-
-    outcome: ScenarioOutcome
-    rules: ScenarioRules
-    stage: Stage
-    ego: list[tuple[float, np.ndarray, float]] = field(default_factory=list)  # time, position, speed
-    others: dict[int, list[tuple[float, np.ndarray, float]]] = field(default_factory=dict)
-    kinds: dict[int, str] = field(default_factory=dict)
-    seen: list[object] = field(default_factory=list)
-
-    def tracks(self, kind: str) -> list[list[tuple[float, np.ndarray, float]]]:
-        """Time, position and speed of all actors whose type begins so."""
-        return [self.others[i] for i, name in self.kinds.items() if name.startswith(kind)]
 
 
 @pytest.fixture(scope="module")
@@ -65,91 +37,7 @@ def session(simulator):
 
 @pytest.fixture
 def play(session, tmp_path):
-    """Plays a scenario of a type; the ego holds its speed, or what `speed_of` says."""
-
-    def run(
-        kind: str,
-        speed_mps: float = 8.0,
-        most_s: float = 40.0,
-        site_number: int = 1,
-        speed_of: Callable[[Play], float] | None = None,
-        each_tick: Callable[[Play], object] | None = None,
-        before: Callable[[object], None] | None = None,
-        road: str | None = None,
-        site: Site | None = None,
-        need: Need | None = None,
-        extra: str = "",
-    ) -> Play:
-        need = need or dataclasses.replace(NEEDS[kind], road=road or NEEDS[kind].road)
-        sites = itertools.chain.from_iterable(find_sites(session.map, need, size) for size in SIZES)
-        site = site or next(itertools.islice(sites, site_number, None))
-        path = tmp_path / "routes.xml"
-        text = route_xml("0", TOWN, kind, need, site).replace("</scenario>", f"{extra}</scenario>")
-        path.write_text(f"<routes>{text}</routes>")
-        (route,) = read_routes(path)
-        planner = RoutePlanner(session.map)
-        points = planner.trace(route.locations())
-        line = RouteLine(points)
-        if before is not None:
-            before(site)
-        known = {actor.id for actor in session.world.get_actors()}
-        start = carla.Transform(
-            line.transforms[0].location + carla.Location(z=0.3), line.transforms[0].rotation
-        )
-        ego = session.world.spawn_actor(
-            session.world.get_blueprint_library().find("vehicle.lincoln.mkz_2020"), start
-        )
-        known.add(ego.id)
-        session.tick()
-        rules = ScenarioRules()
-        traffic = Traffic(session, ego, line, TrafficConfig(vehicles=0, walkers=0), 0)
-        stage = Stage(session, ego, points, line, planner, traffic, rules, seed=0)
-        director = ScenarioDirector(stage, route.scenarios, 100.0, lambda text: None, session.answers)
-        director.build()
-        way = np.array([(p.x, p.y) for p in line.locations])
-        driver = PathDriver(ego, way, speed_mps, constant=True)
-        result = Play(director.outcomes()[0], rules, stage)
-        try:
-            begun_s = session.world.get_snapshot().timestamp.elapsed_seconds
-            for _ in range(int(most_s * 20)):
-                driver.speed_mps = speed_mps if speed_of is None else speed_of(result)
-                if driver.step():
-                    break
-                snapshot = session.tick()
-                sim_s = snapshot.timestamp.elapsed_seconds - begun_s
-                tick = EgoTick(snapshot.frame, sim_s, ego.get_transform(), ego.get_velocity())
-                director.on_tick(tick)
-                result.ego.append((sim_s, _flat(tick.location), tick.speed_mps))
-                for actor in session.world.get_actors():
-                    if actor.id not in known and not actor.type_id.startswith("sensor"):
-                        result.kinds[actor.id] = actor.type_id
-                        at, v = actor.get_location(), actor.get_velocity()
-                        if at.z > -50 and at != carla.Location():
-                            track = result.others.setdefault(actor.id, [])
-                            track.append((sim_s, _flat(at), math.hypot(v.x, v.y)))
-                if each_tick is not None:
-                    result.seen.append(each_tick(result))
-                result.outcome = director.outcomes()[0]
-                if result.outcome.ended_s is not None:
-                    break
-            director.finish()
-        finally:
-            director.close()
-            ego.destroy()
-            session.tick()
-        left = {
-            a.id for a in session.world.get_actors() if a.type_id.startswith(("vehicle", "walker", "static"))
-        }
-        assert left <= known, "a scenario left actors in the world"
-        result.others = {i: track for i, track in result.others.items() if track}
-        result.kinds = {i: kind for i, kind in result.kinds.items() if i in result.others}
-        return result
-
-    return run
-
-
-def _flat(location: carla.Location) -> np.ndarray:
-    return np.array((location.x, location.y))
+    return ScenarioPlayer(session, tmp_path)
 
 
 def test_a_pedestrian_steps_out_before_the_ego(play):
@@ -203,7 +91,7 @@ def test_an_obstacle_blocks_the_lane_and_times_out(play, monkeypatch):
     (parked,) = seen.tracks("vehicle")
     lane = np.array([(p.x, p.y) for p in seen.stage.line.locations])
     assert np.linalg.norm(lane - parked[-1][1], axis=1).min() < 1.5
-    trigger = _flat(seen.stage.map.get_waypoint(seen.stage.line.locations[30]).transform.location)
+    trigger = flat(seen.stage.map.get_waypoint(seen.stage.line.locations[30]).transform.location)
     assert float(np.linalg.norm(parked[-1][1] - trigger)) == pytest.approx(40.0, abs=6.0)
     assert seen.tracks("static.prop.warningaccident")
 
@@ -311,12 +199,7 @@ def test_traffic_makes_room_is_held_and_drives_on(session):
     (route,) = read_named_routes(str(ROUTES / "default.xml"))
     points = RoutePlanner(session.map).trace(route.locations())
     line = RouteLine(points)
-    start = line.transforms[0]
-    start.location.z += 0.3
-    ego = session.world.spawn_actor(
-        session.world.get_blueprint_library().find("vehicle.lincoln.mkz_2020"), start
-    )
-    session.tick()
+    ego = put_ego(session, line)
     traffic = Traffic(session, ego, line, TrafficConfig(vehicles=5, walkers=0), seed=0)
     try:
         traffic.spawn()
