@@ -10,8 +10,11 @@ from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine
 from tickdrive.leaderboard.criteria.collisions import Collisions, Contact, kind_of
 from tickdrive.leaderboard.criteria.lights import segments_meet
 from tickdrive.leaderboard.criteria.progress import Blocked, InRoute, RouteCompletion, RouteTimeout
+from tickdrive.leaderboard.criteria.scenarios import scenario_criteria
 from tickdrive.leaderboard.criteria.speed import MinimumSpeed
 from tickdrive.leaderboard.route_planner import RoutePoint
+from tickdrive.leaderboard.scenarios.rules import ScenarioRules
+from tickdrive.leaderboard.scoring import Rules, score
 
 DT = 0.05
 
@@ -95,6 +98,30 @@ def test_blocked_only_when_standing_longer_than_allowed():
     assert not blocked.ends_route
     drive(blocked, 0.0, 0.2, first=n)
     assert blocked.ends_route and blocked.events[0].kind is EventKind.VEHICLE_BLOCKED
+
+
+def test_a_scenario_with_a_timeout_of_its_own_suspends_being_blocked():
+    rules = ScenarioRules()
+    blocked = Blocked(max_s=60.0, rules=rules)
+    with rules.allow_standing():
+        n = drive(blocked, 0.0, 200.0)
+    n = drive(blocked, 0.0, 59.0, first=n)
+    assert not blocked.ends_route
+    drive(blocked, 0.0, 2.0, first=n)
+    assert blocked.ends_route
+
+
+def test_what_scenarios_find_becomes_an_infraction_of_its_kind():
+    rules = ScenarioRules()
+    timeouts, yields = scenario_criteria(rules)
+    rules.report(EventKind.YIELD_EMERGENCY_VEHICLE, "Agent failed to yield to an emergency vehicle")
+    for criterion in (timeouts, yields):
+        criterion.update(tick(7, 1.0))
+    assert not timeouts.failed and [event.frame for event in yields.events] == [7]
+    rules.report(EventKind.SCENARIO_TIMEOUT, "Agent timed out a scenario")
+    timeouts.finish(tick(9, 1.0))
+    assert [event.kind for event in timeouts.events] == [EventKind.SCENARIO_TIMEOUT]
+    assert score(100.0, [*timeouts.events, *yields.events], Rules.V2_0).penalty == pytest.approx(0.7 * 0.7)
 
 
 def test_timeout_is_300_s_plus_a_tenth_of_the_limit():
