@@ -17,6 +17,7 @@ from tickdrive.leaderboard.criteria.base import RouteLine
 from tickdrive.leaderboard.traffic import Traffic
 
 _LANE_HALF_M = 2.5
+_LEVEL_M = 3.0
 _JUNCTION_MARGIN_M = 3.0
 _ENTRY_M = 40.0
 _CROSSING_M = 20.0
@@ -91,9 +92,14 @@ class Background:
                 self._traffic.put_elsewhere(vehicle, self._ego())
         self.leave_space_ahead(_flat(self._ego(), box.location) + reach_m)
 
-    def clear_opposite(self, lane: carla.Waypoint, length_m: float = 80.0) -> None:
-        """Clear a lane on both sides of a place (`ChangeOppositeBehavior(active=False)`)."""
-        self.clear_lanes([lane], length_m)
+    def clear_path(self, path_in_world: np.ndarray) -> None:
+        """Clear the way, (N, 3), of a scenario's own traffic."""
+        for vehicle in self._traffic.living():
+            at = vehicle.get_location()
+            offsets = path_in_world - (at.x, at.y, at.z)
+            on_level = np.abs(offsets[:, 2]) < _LEVEL_M
+            if (np.hypot(offsets[:, 0], offsets[:, 1])[on_level] < _LANE_HALF_M).any():
+                self._traffic.put_elsewhere(vehicle, self._ego())
 
     @contextmanager
     def held(self, vehicles: Sequence[carla.Vehicle]) -> Iterator[None]:

@@ -54,8 +54,9 @@ class Flow:
 
 
 def run_flow(scenario: Scenario, flow: Flow) -> Behaviour:
-    """Send a flow until closed."""
+    """Send a flow until closed; the background leaves its way."""
     stage = scenario.stage
+    stage.background.clear_path(flow.path_in_world)
     drivers: list[PathDriver] = []
     untouched = flow.constant
     gap_m = stage.random.uniform(*flow.gap_m)

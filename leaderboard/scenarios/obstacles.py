@@ -106,7 +106,6 @@ class LaneObstacle(Scenario):
         opposite = places.need_lane(lane, "left")
         assert isinstance(self.parameters, TwoWaysParameters)
         with self.stage.rules.allow_opposite_lane():
-            self.stage.background.clear_opposite(opposite)
             yield from run_flow(self, opposite_flow(self, opposite, self.parameters.gap_m))
 
     def _need_opposite(self, lane: carla.Waypoint) -> None:

@@ -301,7 +301,6 @@ class InvadingTurn(Scenario):
         """Until the ego is where they start."""
         stage = self.stage
         stage.background.clear_lane(self.parameters.distance_m)
-        stage.background.clear_opposite(self._source, self.parameters.distance_m + self._SOURCE_M)
         lane = places.on(self._source, self._CONES_FROM_M)
         for _ in range(int(0.5 * self.parameters.distance_m / self._CONE_M)):
             lane = places.on(lane, self._CONE_M)
