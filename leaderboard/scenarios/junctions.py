@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import carla
+import numpy as np
 
 from tickdrive.leaderboard.scenarios import places
 from tickdrive.leaderboard.scenarios.base import SPAWN_LIFT_M, Scenario
@@ -201,7 +202,8 @@ class OppositeVehicleTakingPriority(AtJunction):
         """It starts when the ego is 2.2 s or 12 m from where their ways cross; ends with the ego through."""
         stage, background = self.stage, self.stage.background
         background.clear_junction(self._junction)
-        background.clear_lanes([self._source, self._sink])
+        way = stage.trace(self._source, self._sink)
+        background.clear_path(way)
         intruder = self.vehicle(
             places.aside(self._source, 0.0, SPAWN_LIFT_M),
             attributes={"special_type": "emergency"},
@@ -210,14 +212,13 @@ class OppositeVehicleTakingPriority(AtJunction):
         self.light_up(intruder, _LIGHT.Special1, _LIGHT.Special2)
         with ExitStack() as stack:
             stack.enter_context(background.held(self._others()))
-            both = all_of(stage.until_through_junction(self._junction.id), self._cross(intruder))
+            both = all_of(stage.until_through_junction(self._junction.id), self._cross(intruder, way))
             yield from first_of(both, *self._lights())
 
-    def _cross(self, intruder: carla.Vehicle) -> Behaviour:
+    def _cross(self, intruder: carla.Vehicle, way: np.ndarray) -> Behaviour:
         stage = self.stage
         yield from until(lambda: stage.arrives(self._collision, 2.2, 12.0))
-        path = stage.trace(self._source, self._sink)
-        driver = PathDriver(intruder, path, self._SPEED_MPS, constant=True)
+        driver = PathDriver(intruder, way, self._SPEED_MPS, constant=True)
         needed_s = self._source.transform.location.distance(self._sink.transform.location) / self._SPEED_MPS
         yield from first_of(each_tick(driver.step), stage.wait_s(needed_s))
         self.remove(intruder)
