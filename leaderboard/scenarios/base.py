@@ -18,6 +18,7 @@ TIMEOUT_S = 240.0
 """`_scenario_timeout` of all upstream scenarios that have one."""
 SPAWN_LIFT_M = 0.2
 """So much above the road vehicles are spawned (`CarlaDataProvider.request_new_actor`)."""
+_WALKER_ASIDE_M = (0.0, 0.7, -0.7, 1.4, -1.4)
 CAR = {"base_type": "car", "special_type": ""}
 NEW_CAR = {"base_type": "car", "generation": "2"}
 
@@ -89,12 +90,20 @@ class Scenario(ABC):
         return vehicle
 
     def walker(self, transform: carla.Transform) -> carla.Walker:
-        """Spawn a walker, which can be hurt.
+        """Spawn a walker, which can be hurt; somewhat aside where another walker or a post is in its place.
 
         Raises:
             NoPlace: there is no room for it.
         """
-        return self._spawn("walker.pedestrian.*", transform, {})
+        right = transform.get_right_vector()
+        for aside_m in _WALKER_ASIDE_M:
+            at = transform.location + carla.Location(aside_m * right.x, aside_m * right.y, 0.0)
+            try:
+                return self._spawn("walker.pedestrian.*", carla.Transform(at, transform.rotation), {})
+            except NoPlace:
+                if aside_m == _WALKER_ASIDE_M[-1]:
+                    raise
+        raise AssertionError("unreachable")
 
     def prop(self, kind: str, transform: carla.Transform) -> carla.Actor:
         """Spawn a prop that nothing moves.

@@ -236,15 +236,17 @@ class OppositeVehicleRunningRedLight(OppositeVehicleTakingPriority):
     """The same at traffic lights: the ego has green, it has red."""
 
     def set_up(self) -> None:
-        """Find the ego's light, too."""
+        """Find the ego's light, too; where the junction has none, upstream plays it without."""
         super().set_up()
-        self._ego_light = self._light_of(self.trigger)
+        has_lights = bool(self.stage.junction_lights(self._junction))
+        self._ego_light = self._light_of(self.trigger) if has_lights else None
 
     def _others(self) -> list[carla.Vehicle]:
         return []  # they have red
 
     def _lights(self) -> list[Behaviour]:
-        return [self._hold_lights((self._states(self._ego_light), None))]
+        light = self._ego_light
+        return [self._hold_lights((self._states(light), None))] if light is not None else []
 
 
 class BlockedIntersection(AtJunction):
