@@ -60,6 +60,23 @@ class TrafficConfig:
 
 
 @dataclass(frozen=True)
+class ScenarioConfig:
+    """The scenarios of route files.
+
+    Attributes:
+        enabled: whether they run.
+        build_ahead_m: how far ahead on the route a scenario's vehicles and props are put there.
+    """
+
+    enabled: bool = True
+    build_ahead_m: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not self.build_ahead_m > 0:
+            raise ConfigError(f"scenarios.build_ahead_m is {self.build_ahead_m}.", "Give a number above 0.")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How routes are driven and scored.
 
@@ -81,6 +98,7 @@ class EvaluationConfig:
         hide_server: give the agent no usable server address (an agent under test needs none).
         ego_vehicle: blueprint of the ego.
         traffic: background traffic.
+        scenarios: those that the route files ask for.
     """
 
     rules: str = "2.0"
@@ -100,6 +118,7 @@ class EvaluationConfig:
     hide_server: bool = False
     ego_vehicle: str = "vehicle.lincoln.mkz_2020"
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
+    scenarios: ScenarioConfig = field(default_factory=ScenarioConfig)
 
     def __post_init__(self) -> None:
         Rules.parse(self.rules)

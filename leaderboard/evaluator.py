@@ -7,7 +7,6 @@ evaluation, any other failure only its route.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,12 @@ from tickdrive.leaderboard.observer import Observer, Observers
 from tickdrive.leaderboard.results import Results, RouteRecord
 from tickdrive.leaderboard.route_run import RouteRun, RouteTask
 from tickdrive.leaderboard.routes import Route
+from tickdrive.leaderboard.scenarios.registry import SCENARIOS
 from tickdrive.leaderboard.scoring import Failure
 from tickdrive.leaderboard.sensor_interface import SENSOR_ICONS
 from tickdrive.leaderboard.simulator_watch import PortProbe, SimulatorWatch, leave_process
 from tickdrive.planner.config import config_hash
-from tickdrive.planner.errors import RouteError
+from tickdrive.planner.errors import RouteError, did_you_mean
 
 RESULTS_NAME = "results.json"
 
@@ -141,7 +141,7 @@ class Evaluator:
             run = RouteRun(session, task, agent_class, spec, self._config, observer, opendrive)
 
             def take_over(run: RouteRun = run) -> None:
-                results.finish(run.record_lost(), run.timing, run.infractions())
+                results.finish(run.record_lost(), run.timing, run.infractions(), run.scenarios())
                 outcome = conclude(results, interrupted=False, crashed=True)
                 self._on_lost(outcome)
                 leave_process(
@@ -157,7 +157,7 @@ class Evaluator:
                 watch.settle()
             if run.sensor_types and not results.sensors:
                 results.sensors = [SENSOR_ICONS[kind] for kind in run.sensor_types]
-            results.finish(record, run.timing, run.infractions())
+            results.finish(record, run.timing, run.infractions(), run.scenarios())
             if run.stop_evaluation:
                 return record.simulation_crashed
         return False
@@ -182,7 +182,7 @@ def open_results(
             "rules": config.rules,
             "seed": config.seed,
             "config_hash": config_hash(config),
-            "skipped_scenarios": _skipped(routes, observer or Observer()),
+            "skipped_scenarios": _skipped(routes, config.scenarios.enabled, observer or Observer()),
         },
         resume=resume,
         budget_ms=config.budget_ms,
@@ -213,12 +213,21 @@ def make_tasks(routes: Sequence[Route], config: EvaluationConfig) -> list[RouteT
     ]
 
 
-def _skipped(routes: Sequence[Route], observer: Observer) -> dict[str, int]:
-    """Count the scenarios that are skipped, by type, and say so."""
-    types = Counter(scenario.type for route in routes for scenario in route.scenarios)
-    if types:
-        listed = ", ".join(f"{n} {name}" for name, n in sorted(types.items()))
+def _skipped(routes: Sequence[Route], enabled: bool, observer: Observer) -> dict[str, int]:
+    """Count the scenarios that will not run, by type, and say so: all, or those of unknown types."""
+    places: dict[str, list[str]] = {}
+    for route in routes:
+        for scenario in route.scenarios:
+            if not enabled or not scenario.known:
+                places.setdefault(scenario.type, []).append(route.id)
+    counts = {kind: len(where) for kind, where in sorted(places.items())}
+    if not enabled and counts:
         observer.on_message(
-            f"Skipping {sum(types.values())} scenarios, which this evaluator does not run: {listed}"
+            f"Scenarios are switched off (scenarios.enabled=false): {sum(counts.values())} are skipped."
         )
-    return dict(sorted(types.items()))
+    elif counts:
+        for kind, where in sorted(places.items()):
+            named = ", ".join(sorted(set(where), key=where.index))
+            hint = did_you_mean(kind, SCENARIOS)
+            observer.on_message(f"There is no scenario type {kind!r}, skipped in route {named}. {hint}")
+    return counts

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from tickdrive.leaderboard.results import RouteRecord
+from tickdrive.leaderboard.scenarios.outcome import State
 
 _STYLES = {"SUCCESS": "green", "FAILURE": "red"}
 
@@ -39,3 +44,24 @@ def results_table(record: RouteRecord) -> Group:
     duration = f"{game_s:.1f} s simulated, {system_s:.1f} s of wall time ({ratio:.2f}x)"
     lines = [f"{record.meta['route_length']:.0f} m in {duration}", *messages]
     return Group(table, *(Text(line) for line in lines))
+
+
+def scenarios_text(data: Mapping[str, Any]) -> Text | None:
+    """What became of the scenarios of a results file's routes; None where there were none.
+
+    Counts, and a line for each that did not run to its end.
+    """
+    outcomes = [
+        (route_id, outcome)
+        for route_id, of_route in data["tickdrive"]["scenarios"].items()
+        for outcome in of_route
+    ]
+    if not outcomes:
+        return None
+    counts = Counter(outcome["state"] for _, outcome in outcomes)
+    lines = [f"Scenarios: {', '.join(f'{n} {state}' for state, n in counts.most_common())}"]
+    for route_id, outcome in outcomes:
+        if outcome["state"] in (State.SKIPPED.value, State.FAILED.value, State.TIMED_OUT.value):
+            why = f": {outcome['why']}" if outcome["why"] else ""
+            lines.append(f"  {route_id}: {outcome['name']} ({outcome['type']}) {outcome['state']}{why}")
+    return Text("\n".join(lines))

@@ -2,8 +2,8 @@
 
 Schema: leaderboard 2.x `leaderboard/utils/statistics_manager.py` (`Results`, `RouteRecord`, `GlobalRecord`).
 Beyond it the file has two blocks at its top that upstream's readers ignore: `latency`, and `tickdrive`
-(rules, agent, seed, the routes in order, skipped scenarios, and every infraction's tick and place). Every
-record also has `criteria`, its table.
+(rules, agent, seed, the routes in order, every infraction's tick and place, what became of the scenarios).
+Every record also has `criteria`, its table.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tickdrive.leaderboard.criteria.base import Event, EventKind
+from tickdrive.leaderboard.scenarios.outcome import ScenarioOutcome
 from tickdrive.leaderboard.scoring import Failure, Scores
 from tickdrive.leaderboard.tick_timing import TimingHistogram
 from tickdrive.planner.errors import DataError
@@ -169,6 +170,7 @@ class Results:
     route_timing: dict[str, Any] = field(default_factory=dict)
     budget_ms: float = 50.0
     infractions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    scenarios: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @staticmethod
     def open(
@@ -226,6 +228,7 @@ class Results:
         self.route_timing = {k: v for k, v in latency.get("routes", {}).items() if k in self.records}
         placed = notes.get("infractions", {})
         self.infractions = {k: v for k, v in placed.items() if k in self.records}
+        self.scenarios = {k: v for k, v in notes.get("scenarios", {}).items() if k in self.records}
 
     def _give_up(self, route_id: str, failure: Failure) -> None:
         if route_id not in self.records:
@@ -250,11 +253,16 @@ class Results:
         self.write()
 
     def finish(
-        self, record: RouteRecord, timing: TimingHistogram, infractions: Sequence[PlacedInfraction] = ()
+        self,
+        record: RouteRecord,
+        timing: TimingHistogram,
+        infractions: Sequence[PlacedInfraction] = (),
+        scenarios: Sequence[ScenarioOutcome] = (),
     ) -> None:
-        """Add a route's record, and where its infractions happened, and write the file."""
+        """Add a route's record, where its infractions happened, what became of its scenarios, and write."""
         self.records[record.route_id] = record
         self.infractions[record.route_id] = [asdict(infraction) for infraction in infractions]
+        self.scenarios[record.route_id] = [asdict(outcome) for outcome in scenarios]
         if not record.simulation_crashed:  # it is driven again, or was not driven to an end
             self.timing.add(timing)
         self.route_timing[record.route_id] = timing.summary(self.budget_ms)
@@ -295,6 +303,7 @@ class Results:
                 **self.notes,
                 "routes": list(self.route_ids),
                 "infractions": self.infractions,
+                "scenarios": self.scenarios,
             },
         }
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import carla
 
-from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, RouteLine
+from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, RouteLine, ScenarioSignal
 from tickdrive.leaderboard.criteria.collisions import Collisions
 from tickdrive.leaderboard.criteria.lanes import OutsideRouteLanes
 from tickdrive.leaderboard.criteria.lights import RedLight
@@ -87,10 +87,10 @@ class RouteJudge:
             MinimumSpeed(line),
             InRoute(line, limits.deviation_m),
             Blocked(limits.blocked_s),
-            ScenarioTimeouts(),
-            YieldToEmergencyVehicle(),
+            *(scenario_criteria := (ScenarioTimeouts(), YieldToEmergencyVehicle())),
             RouteTimeout(line),
         ]
+        self._of_scenarios: tuple[Criterion, ...] = scenario_criteria
         self._known_at: dict[tuple[Criterion, int], EgoTick] = {}
         self.last_tick: EgoTick | None = None
 
@@ -120,6 +120,12 @@ class RouteJudge:
                 self._known_at[criterion, number] = tick
             new_events += criterion.events[known:]
         return tuple(new_events)
+
+    def settle(self, signals: tuple[ScenarioSignal, ...]) -> None:
+        """Take what scenarios tell when the route is over, behind the last tick."""
+        if self.last_tick is not None and signals:
+            for criterion in self._of_scenarios:
+                criterion.update(replace(self.last_tick, signals=signals))
 
     def infractions(self) -> tuple[PlacedInfraction, ...]:
         """All infractions so far, with the tick and the place at which they became known, in time's order."""

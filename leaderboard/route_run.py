@@ -1,4 +1,4 @@
-"""One route, from the loaded town to its record: upstream's `ScenarioManager` without scenarios."""
+"""One route, from the loaded town to its record, as upstream's `ScenarioManager` drives it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import carla
@@ -30,6 +30,10 @@ from tickdrive.leaderboard.route_judge import (
 )
 from tickdrive.leaderboard.route_planner import RoutePlanner, geo_reference, gps_plan
 from tickdrive.leaderboard.routes import Route
+from tickdrive.leaderboard.scenarios.director import ScenarioDirector
+from tickdrive.leaderboard.scenarios.outcome import ScenarioOutcome
+from tickdrive.leaderboard.scenarios.rules import ScenarioRules
+from tickdrive.leaderboard.scenarios.stage import Stage
 from tickdrive.leaderboard.scoring import Failure, route_status, score
 from tickdrive.leaderboard.sensor_interface import (
     AgentSensors,
@@ -98,6 +102,8 @@ class RouteRun:
         self._ego: carla.Vehicle | None = None
         self._sensors: AgentSensors | None = None
         self._traffic: Traffic | None = None
+        self._director: ScenarioDirector | None = None
+        self._rules = ScenarioRules()
         self._line: RouteLine | None = None
         self._judge: RouteJudge | None = None
         self._lights: list[carla.TrafficLight] = []
@@ -145,13 +151,16 @@ class RouteRun:
         task, session = self._task, self._session
         self._observer.on_message(f"Loading {task.route.town}")
         session.load(task.route.town, task.seed, self._opendrive)
-        points = RoutePlanner(session.map).trace(task.route.locations())
+        planner = RoutePlanner(session.map)
+        points = planner.trace(task.route.locations())
         line = self._line = judged_line(points)
         if line.length_m < 1.0:
             raise RouteError(f"{task.route.source}: route {task.route.id!r} has no length.", "Move its goal.")
         session.world.set_weather(task.route.weather_at(0.0))
         ego = self._spawn_ego(points[0].transform)
         self._traffic = Traffic(session, ego, line, self._config.traffic, task.seed)
+        if task.route.scenarios and self._config.scenarios.enabled:
+            self._direct(Stage(session, ego, points, line, planner, self._traffic, self._rules, task.seed))
         self._traffic.spawn()
         self._observer.on_message("Setting up the agent")
         failure = self._set_up_agent(points, ego)
@@ -159,7 +168,7 @@ class RouteRun:
             return failure
         self._lights = traffic_lights(session.world)
         limits = JudgeLimits(self._config.scoring_rules, self._limits.blocked_s, self._config.deviation_m)
-        collisions = CollisionSensor(session.world, ego)
+        collisions = CollisionSensor(session.world, ego, self._rules)
         self._judge = RouteJudge(session.world, session.map, ego, line, collisions, limits)
         for _ in range(self._config.warm_up_ticks):
             self._snapshot = session.tick()
@@ -194,6 +203,18 @@ class RouteRun:
         self._ego = ego
         self._session.tick()
         return ego
+
+    def _direct(self, stage: Stage) -> None:
+        """Build the scenarios around the start, before the traffic takes their room."""
+        self._director = ScenarioDirector(
+            stage,
+            self._task.route.scenarios,
+            self._config.scenarios.build_ahead_m,
+            self._observer.on_message,
+            self._session.answers,
+        )
+        self._director.build()
+        self._session.tick()
 
     def _set_up_agent(self, points: list[Any], ego: carla.Vehicle) -> Failure | None:
         host, port = ("", 0) if self._config.hide_server else (self._session.host, self._session.port)
@@ -253,6 +274,8 @@ class RouteRun:
                 self._say(traceback.format_exc())
                 return Failure.AGENT_CRASHED
             t2 = time.perf_counter()
+            if self._director is not None:
+                self._director.on_control(control)
             self._ego.apply_control(control)
             tick = self._look(snapshot.frame, sim_s)
             new_events = self._judge.update(tick)
@@ -288,7 +311,7 @@ class RouteRun:
     def _look(self, frame: int, sim_s: float) -> EgoTick:
         assert self._ego is not None and self._traffic is not None
         transform = self._ego.get_transform()
-        return EgoTick(
+        tick = EgoTick(
             frame=frame,
             sim_s=sim_s,
             transform=transform,
@@ -297,6 +320,10 @@ class RouteRun:
             traffic_speeds_mps=self._traffic.speeds_mps(transform.location),
             red_lights=red_lights(self._lights),
         )
+        if self._director is None:
+            return tick
+        self._director.on_tick(tick)
+        return replace(tick, signals=self._rules.take())
 
     def _follow_weather(self) -> None:
         assert self._judge is not None
@@ -311,9 +338,16 @@ class RouteRun:
 
     # -- the end -----------------------------------------------------------------------------------------
 
+    def scenarios(self) -> tuple[ScenarioOutcome, ...]:
+        """What became of the route's scenarios; empty where they are off."""
+        return self._director.outcomes() if self._director is not None else ()
+
     def _record(self, failure: Failure | None) -> RouteRecord:
         task, system_s = self._task, time.time() - self._started
         if self._judge is not None:
+            if self._director is not None:
+                self._director.finish()
+                self._judge.settle(self._rules.take())
             return self._judge.record(task.index, task.route_id, failure, system_s)
         return RouteRecord.build(
             index=task.index,
@@ -352,6 +386,8 @@ class RouteRun:
             steps.append(self._sensors.destroy)
         if self._judge is not None:
             steps.append(self._judge.close)
+        if self._director is not None:
+            steps.append(self._director.close)
         if self._traffic is not None:
             steps.append(self._traffic.destroy)
         if self._ego is not None:

@@ -1,8 +1,7 @@
 """Route files: leaderboard 2.x and Bench2Drive, and leaderboard 1.0's older form.
 
 Format as read by leaderboard 2.x's `leaderboard/utils/route_parser.py`; leaderboard 1.0 wrote
-``<waypoint x y z pitch roll yaw/>`` directly under the route. Scenarios are read so that they can be
-reported as skipped: this evaluator does not run them.
+``<waypoint x y z pitch roll yaw/>`` directly under the route.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from xml.parsers import expat
 
 import carla
 
+from tickdrive.leaderboard.scenarios.registry import read_scenario
+from tickdrive.leaderboard.scenarios.spec import ScenarioSpec
 from tickdrive.planner.errors import RouteError, did_you_mean
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -44,15 +45,6 @@ _WEATHER_FIELDS = (
     "dust_storm",
 )
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ScenarioNote:
-    """A scenario that a route asks for and that is skipped."""
-
-    name: str
-    type: str
-    position_in_world: tuple[float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,7 @@ class Route:
         id: as the file has it.
         town: map name.
         keypoints_in_world: (x, y, z) [m] to be joined by `RoutePlanner.trace`.
-        scenarios: what the file asks for and is skipped.
+        scenarios: what the file asks for, in its order; also types that are not known here.
         weathers: in the order of their percentage; never empty.
         source: the file, for messages.
     """
@@ -91,7 +83,7 @@ class Route:
     id: str
     town: str
     keypoints_in_world: tuple[tuple[float, float, float], ...]
-    scenarios: tuple[ScenarioNote, ...] = ()
+    scenarios: tuple[ScenarioSpec, ...] = ()
     weathers: tuple[WeatherKeypoint, ...] = (WeatherKeypoint(0.0, ()),)
     source: str = ""
 
@@ -206,17 +198,10 @@ def _read_route(element: ET.Element, path: Path, index: int) -> Route:
         id=route_id,
         town=town,
         keypoints_in_world=keypoints,
-        scenarios=tuple(_read_scenario(s, where) for s in element.iterfind("scenarios/scenario")),
+        scenarios=tuple(read_scenario(s, where) for s in element.iterfind("scenarios/scenario")),
         weathers=_read_weathers(element, where),
         source=str(path),
     )
-
-
-def _read_scenario(element: ET.Element, where: str) -> ScenarioNote:
-    trigger = element.find("trigger_point")
-    name = element.get("name") or "unnamed"
-    position = None if trigger is None else _xyz(trigger, where, f"trigger point of scenario {name!r}")
-    return ScenarioNote(name, element.get("type") or "unknown", position)
 
 
 def _read_weathers(element: ET.Element, where: str) -> tuple[WeatherKeypoint, ...]:

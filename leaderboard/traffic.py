@@ -23,6 +23,7 @@ _FREE_AROUND_EGO_M = 20.0
 _FREE_AHEAD_M = 50.0
 _LANE_M = 4.0
 _NEAR_ROUTE_M = 80.0
+_FREE_AROUND_OTHERS_M = 8.0
 _LIFT_M = 0.5
 _BEYOND_JUNCTION_M = 8.0
 _LEAD_SEARCH_M = 15.0
@@ -51,6 +52,7 @@ class Traffic:
         self._lead: carla.Vehicle | None = None
         self._lead_index = 0
         self._driving = False
+        self._put_at: dict[int, tuple[int, carla.Location]] = {}
         self._walkers = WalkerTraffic(session.world, session.map, line, config, self._random)
 
     @property
@@ -101,7 +103,7 @@ class Traffic:
             tick: the ego now.
             ego_travelled_m: its distance along the route.
         """
-        self._walkers.on_tick(tick, ego_travelled_m, (self._ego, *self._living()))
+        self._walkers.on_tick(tick, ego_travelled_m, (self._ego, *self.living()))
 
     def speeds_mps(self, ego: carla.Location) -> tuple[float, ...]:
         """Horizontal speeds of the vehicles around the ego at this tick, for the minimum-speed criterion.
@@ -109,7 +111,7 @@ class Traffic:
         Upstream's background activity exists only around the ego, ours all over the town: those further than
         `SURROUNDING_M` are not "the surrounding traffic", and fewer than `SURROUNDING_VEHICLES` are none.
         """
-        near = [v for v in self._living() if v.get_location().distance(ego) < SURROUNDING_M]
+        near = [v for v in self.living() if v.get_location().distance(ego) < SURROUNDING_M]
         if len(near) < SURROUNDING_VEHICLES:
             return ()
         velocities = (vehicle.get_velocity() for vehicle in near)
@@ -123,11 +125,11 @@ class Traffic:
         if self._session.dead:
             return
         if self._driving:
-            for vehicle in self._living():
+            for vehicle in self.living():
                 vehicle.set_autopilot(False, self._session.traffic_manager_port)
             self._driving = False
             self._session.tick()
-        actors = [*self._living(), *self._walkers.actors]
+        actors = [*self.living(), *self._walkers.actors]
         commands = [carla.command.DestroyActor(actor) for actor in actors]
         self._session.client.apply_batch_sync(commands, False)
         self._vehicles = []
@@ -135,9 +137,62 @@ class Traffic:
         self._walkers.forget()
         self._session.tick()
 
-    def _living(self) -> list[carla.Vehicle]:
+    def living(self) -> list[carla.Vehicle]:
         """Without those that the Traffic Manager has removed: it does so where one is stuck for long."""
         return [vehicle for vehicle in self._vehicles if vehicle.is_alive]
+
+    @property
+    def town(self) -> carla.Map:
+        """The map that the traffic drives on."""
+        return self._session.map
+
+    def put_elsewhere(self, vehicle: carla.Vehicle, ego: carla.Location) -> None:
+        """Move a vehicle out of a scenario's way, to a free place where the ego will not see it soon.
+
+        The vehicle ahead of the ego, which follows the route, is taken out of the world; so is one for which
+        there is no place.
+        """
+        place = None if vehicle is self._lead else self._free_place(ego)
+        if place is not None:
+            vehicle.set_target_velocity(carla.Vector3D())
+            vehicle.set_transform(place)
+            self._put_at[vehicle.id] = self._session.world.get_snapshot().frame, place.location
+            return
+        if self._driving:
+            vehicle.set_autopilot(False, self._session.traffic_manager_port)
+        vehicle.destroy()
+        self._vehicles.remove(vehicle)
+        if vehicle is self._lead:
+            self._lead = None
+
+    def _free_place(self, ego: carla.Location) -> carla.Transform | None:
+        frame = self._session.world.get_snapshot().frame
+        # what was put somewhere in this tick is not there yet for the client
+        self._put_at = {k: put for k, put in self._put_at.items() if put[0] == frame}
+        others = [self._put_at[v.id][1] if v.id in self._put_at else v.get_location() for v in self.living()]
+        for transform in self._spawn_transforms():
+            at = transform.location
+            far = at.distance(ego) > SURROUNDING_M / 2
+            if far and all(at.distance(other) > _FREE_AROUND_OTHERS_M for other in others):
+                return transform
+        return None
+
+    def hold(self, vehicles: Sequence[carla.Vehicle]) -> None:
+        """Let vehicles brake to a stop."""
+        for vehicle in vehicles:
+            self._set_slower(vehicle, 100.0)
+
+    def release(self, vehicles: Sequence[carla.Vehicle]) -> None:
+        """Let held vehicles drive on as before."""
+        for vehicle in vehicles:
+            slower = (
+                self._config.lead_slower_percent if vehicle is self._lead else self._config.slower_percent
+            )
+            self._set_slower(vehicle, slower)
+
+    def _set_slower(self, vehicle: carla.Vehicle, percent: float) -> None:
+        if self._driving and vehicle.is_alive and vehicle in self._vehicles:
+            self._session.traffic_manager.vehicle_percentage_speed_difference(vehicle, percent)
 
     def _blueprints(self) -> list[carla.ActorBlueprint]:
         """Cars only: two-wheelers and lorries need other gaps than the Traffic Manager keeps."""

@@ -24,6 +24,8 @@ _LIFT_M = 1.1  # a walker's origin is about its hip; it falls to the ground
 _STROLL_STEP_M = 2.0
 _STROLL_LENGTH_M = 40.0
 _STROLL_MIN_M = 8.0
+_STROLL_FARTHEST_M = 100.0
+_STROLL_ATTEMPTS = 40
 _STROLL_SPEEDS_MPS = (0.9, 1.4)
 _ARRIVED_M = 0.6
 _TURN_SENT_DEG = 2.0
@@ -148,8 +150,8 @@ class WalkerTraffic:
             self._walkers.append(_Walker(actor, speed_mps, path, start + 1, crossing))
 
     def _strolls(self) -> Iterator[tuple[list[np.ndarray], float]]:
-        """Pieces of sidewalk near random points of the route."""
-        while True:
+        """Pieces of sidewalk near random points of the route; none where there are none, as on motorways."""
+        for _ in range(_STROLL_ATTEMPTS * self._config.walkers):
             location = self._random.choice(self._line.locations)
             # to both sides and a little away, so that not only the nearest sidewalk is found
             shifted = carla.Location(
@@ -160,6 +162,8 @@ class WalkerTraffic:
             waypoint = self._map.get_waypoint(shifted, lane_type=carla.LaneType.Sidewalk)
             if waypoint is None:
                 return
+            if waypoint.transform.location.distance(shifted) > _STROLL_FARTHEST_M:
+                continue
             path = [waypoint]
             while len(path) * _STROLL_STEP_M < _STROLL_LENGTH_M:
                 following = path[-1].next(_STROLL_STEP_M)

@@ -242,6 +242,7 @@ def evaluate(
             seed=seed,
             repetitions=repetitions,
             carla=carla,
+            towns=towns,
             out=out,
             resume=resume,
             frames=frames,
@@ -591,7 +592,10 @@ def bench_sim(
 
 @bench.command("scenarios")
 def bench_scenarios(
-    suite: Annotated[str, typer.Option(help="leaderboard-2.0, leaderboard-2.1 or bench2drive.")],
+    suite: Annotated[
+        str | None,
+        typer.Option(help="leaderboard-2.0, leaderboard-2.1 or bench2drive. Default: our own evaluator."),
+    ] = None,
     leaderboard_root: Annotated[
         Path | None, typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.")
     ] = None,
@@ -600,15 +604,26 @@ def bench_scenarios(
     ] = None,
     towns: TownsOption = None,
     types: Annotated[str, typer.Option(help="Only these scenario types, by comma.")] = "",
+    agent: Annotated[str, typer.Option(help="Who drives under our own evaluator.")] = "diffusion",
+    seconds: Annotated[
+        float, typer.Option(help="Simulated time that a route may take under our own evaluator.", min=1.0)
+    ] = 300.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. Default: runs/<date>-scenarios.")
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Every scenario type of an upstream scenario_runner, once: does it start and end here?"""
+    """Every scenario type once: does it start and end here? Ours, or an upstream scenario_runner's."""
+    chosen = tuple(filter(None, types.split(",")))
+    if suite is None:
+        from tickdrive.scripts import bench_own_scenarios
+
+        bench_own_scenarios.run(
+            bench_own_scenarios.OwnScenarioOptions(agent, towns, chosen, out, json_file, seconds)
+        )
+        return
     from tickdrive.scripts import bench_scenarios as command
 
-    chosen = tuple(filter(None, types.split(",")))
     command.run(
         command.ScenarioBenchOptions(
             suite, leaderboard_root, scenario_runner_root, towns, chosen, out, json_file

@@ -17,7 +17,7 @@ from tickdrive.leaderboard.frames import FrameKeeper
 from tickdrive.leaderboard.latency import LatencySummary, summarize
 from tickdrive.leaderboard.latency_tables import latency_table
 from tickdrive.leaderboard.observer import Observer
-from tickdrive.leaderboard.result_table import results_table
+from tickdrive.leaderboard.result_table import results_table, scenarios_text
 from tickdrive.leaderboard.route_map import RouteMapKeeper
 from tickdrive.leaderboard.routes import Route, read_named_routes
 from tickdrive.leaderboard.scoring import AGENT_FAILURES
@@ -111,6 +111,8 @@ def show_outcome(outcome: EvaluationOutcome, folder: Path, json_file: Path | Non
     """Print the tables and the paths; exit with 1 when the simulator died and 130 after Ctrl-C."""
     for record in outcome.records:
         console.print(results_table(record))
+    if (scenarios := scenarios_text(outcome.data)) is not None:
+        console.print(scenarios)
     summary = _latency(folder, budget_ms)
     if summary is not None:
         console.print(latency_table(summary))

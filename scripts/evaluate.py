@@ -16,6 +16,7 @@ from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.evaluator import EvaluationOutcome
 from tickdrive.leaderboard.frames import FrameKeeper
 from tickdrive.leaderboard.observer import Observer
+from tickdrive.leaderboard.result_table import scenarios_text
 from tickdrive.leaderboard.retried_evaluation import EvaluationJob, RetriedEvaluation
 from tickdrive.leaderboard.route_map import RouteMapKeeper
 from tickdrive.leaderboard.routes import read_routes
@@ -47,6 +48,7 @@ class EvaluateOptions:
     seed: int = 0
     repetitions: int = 1
     carla: str | None = None
+    towns: Path | None = None
     out: Path | None = None
     resume: bool = False
     frames: bool = False
@@ -93,6 +95,8 @@ def run(options: EvaluateOptions) -> None:
         evaluating = RetriedEvaluation(job, simulator, options.retries, options.hang_s, _say_loss)
         outcome = evaluating.run(options.resume)
     console.print(evaluation_table(outcome))
+    if (scenarios := scenarios_text(outcome.data)) is not None:
+        console.print(scenarios)
     console.print(f"  {outcome.path}", markup=False, soft_wrap=True)
     write_json(
         options.json_file,
@@ -127,7 +131,7 @@ def _simulator(options: EvaluateOptions, town: str, folder: Path, wait_s: float)
         return Running(*parse_address(options.carla), wait_s, first_wait_s=0.0)
     logs = folder / LOGS_FOLDER
     logs.mkdir(exist_ok=True)
-    return _Told(town, None, options.seed, logs)
+    return _Told(town, options.towns, options.seed, logs)
 
 
 class _Told(Embedded):

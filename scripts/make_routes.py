@@ -24,6 +24,7 @@ from tickdrive.leaderboard.route_planner import RoutePlanner
 from tickdrive.leaderboard.simulator.towns.build import BuiltRoad, build_town
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.simulator.towns.plan import TownPlan, wrap
+from tickdrive.leaderboard.upstream.scenario_sites import routes_for
 from tickdrive.planner.errors import RouteError
 from tickdrive.scripts.make_towns import PLANS
 
@@ -44,6 +45,29 @@ WEATHERS = (
     {"cloudiness": 20.0, "sun_azimuth_angle": 250.0, "sun_altitude_angle": 22.0},
     {"cloudiness": 90.0, "sun_azimuth_angle": 0.0, "sun_altitude_angle": 50.0, "wetness": 30.0},
     {"cloudiness": 40.0, "sun_azimuth_angle": 180.0, "sun_altitude_angle": 45.0},
+)
+
+#: types of `scenarios.xml`: one or two of each kind of thing that happens
+SCENARIOS = (
+    "DynamicObjectCrossing",
+    "PedestrianCrossing",
+    "VehicleTurningRoute",
+    "ParkedObstacleTwoWays",
+    "Accident",
+    "ConstructionObstacleTwoWays",
+    "HazardAtSideLane",
+    "HardBreakRoute",
+    "StaticCutIn",
+    "SignalizedJunctionLeftTurn",
+    "NonSignalizedJunctionRightTurn",
+    "OppositeVehicleRunningRedLight",
+    "OppositeVehicleTakingPriority",
+    "BlockedIntersection",
+    "MergerIntoSlowTraffic",
+    "YieldToEmergencyVehicle",
+    "ControlLoss",
+    "InvadingTurn",
+    "VanillaNonSignalizedTurnEncounterStopsign",
 )
 
 
@@ -253,7 +277,21 @@ def make_all() -> dict[str, str]:
     towns = {plan.name: TownStreets(plan) for plan in (make() for make in PLANS)}
     training = training_journeys(towns, (*DEFAULT, *SHIPPED))
     files = {"default.xml": DEFAULT, "shipped.xml": SHIPPED, "sweep.xml": SWEEP, "training.xml": training}
-    return {name: routes_xml(towns, journeys) for name, journeys in files.items()}
+    texts = {name: routes_xml(towns, journeys) for name, journeys in files.items()}
+    return {**texts, "scenarios.xml": scenario_routes_xml()}
+
+
+def scenario_routes_xml() -> str:
+    """A short route for each of `SCENARIOS`, named after it, where a town first has the road for it."""
+    name = PLANS[0]().name
+    text, placed, missing = routes_for(SCENARIOS, {name: carla.Map(name, read_town(name))}, 0)
+    if missing:
+        raise RouteError(f"{name} has no place for {', '.join(missing)}.", "")
+    root = ET.fromstring(text)
+    for route in root:
+        route.set("id", placed[route.get("id", "")][0])
+    ET.indent(root, "  ")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
 def main() -> int:

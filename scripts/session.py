@@ -30,6 +30,7 @@ def server(
     xodr: Path | None = None,
     seed: int = 0,
     log_path: Path | None = None,
+    towns: Path | None = None,
 ) -> Iterator[Server]:
     """Give a running simulator.
 
@@ -40,6 +41,7 @@ def server(
         xodr: OpenDRIVE file for the embedded one.
         seed: of the embedded one.
         log_path: its log.
+        towns: folder of further towns for the embedded one, as `<name>.xodr`.
 
     Raises:
         ServerError: it cannot be started; the last lines of its log are in the message.
@@ -53,7 +55,7 @@ def server(
     started = time.monotonic()
     with console.status("starting the simulator (the first start compiles, about half a minute)"):
         process = SimulatorProcess.start(
-            town=None if xodr else town, xodr_path=xodr, seed=seed, log_path=log_path
+            town=None if xodr else town, xodr_path=xodr, towns=towns, seed=seed, log_path=log_path
         )
     with process:
         console.print(f"  simulator ready after {time.monotonic() - started:.1f} s", style="dim")

@@ -62,6 +62,7 @@ class SignalKind(Enum):
     STARTED = "started"
     ENDED = "ended"
     TIMED_OUT = "timed out"
+    NOT_YIELDED = "the ego did not yield"
     BLOCKED_TEST_OFF = "standing is allowed"
     BLOCKED_TEST_ON = "standing is no longer allowed"
     DIRECTION_TEST_OFF = "oncoming lanes are allowed"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import carla
 
 from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, EventKind, describe
+from tickdrive.leaderboard.scenarios.rules import ScenarioRules
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -99,14 +100,16 @@ class Collisions(Criterion):
 class CollisionSensor(Collisions):
     """`Collisions` fed by a collision sensor on the ego."""
 
-    def __init__(self, world: carla.World, ego: carla.Vehicle) -> None:
+    def __init__(self, world: carla.World, ego: carla.Vehicle, rules: ScenarioRules | None = None) -> None:
         super().__init__()
+        self._rules = rules or ScenarioRules()
         blueprint = world.get_blueprint_library().find("sensor.other.collision")
         self._sensor: carla.Sensor | None = world.spawn_actor(blueprint, carla.Transform(), attach_to=ego)
         self._sensor.listen(self._on_event)
 
     def _on_event(self, event: carla.CollisionEvent) -> None:
         other = event.other_actor
+        self._rules.touched.add(other.id)
         self.report(Contact(event.frame, other.id, other.type_id))
 
     def close(self) -> None:

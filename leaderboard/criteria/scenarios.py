@@ -42,6 +42,8 @@ class YieldToEmergencyVehicle(Criterion):
         kinds = [s.kind for s in tick.signals if s.scenario_type == EMERGENCY_SCENARIO]
         if SignalKind.STARTED in kinds:
             self._active, self._ahead_of_it = True, False
+        if any(signal.kind is SignalKind.NOT_YIELDED for signal in tick.signals):  # of our own scenario
+            self._fail(tick)
         if SignalKind.ENDED in kinds:  # upstream has the vehicle removed before the criterion looks
             self.finish(tick, over=False)
         elif self._active and tick.emergency_vehicle is not None:
@@ -52,6 +54,9 @@ class YieldToEmergencyVehicle(Criterion):
     def finish(self, tick: EgoTick, over: bool) -> None:
         """The scenario ends, or the route within it."""
         if self._active and self._ahead_of_it:
-            message = "Agent failed to yield to an emergency vehicle"
-            self._events.append(Event(EventKind.YIELD_EMERGENCY_VEHICLE, tick.frame, tick.sim_s, message))
+            self._fail(tick)
         self._active = False
+
+    def _fail(self, tick: EgoTick) -> None:
+        message = "Agent failed to yield to an emergency vehicle"
+        self._events.append(Event(EventKind.YIELD_EMERGENCY_VEHICLE, tick.frame, tick.sim_s, message))

@@ -70,7 +70,13 @@ NEEDS: Mapping[str, Need] = {
     },
     **{name: Need("two ways", parameters={**_OBSTACLE, **_OPPOSITE}) for name in _TWO_WAYS},
     "HazardAtSideLane": Need(
-        "lanes", parameters={**_OBSTACLE, "bicycle_drive_distance": "50", "bicycle_speed": "8"}
+        "lanes",
+        parameters={
+            "distance": "40",
+            "speed": "40",
+            "bicycle_drive_distance": "50",
+            "bicycle_speed": "8",
+        },
     ),
     "HazardAtSideLaneTwoWays": Need(
         "two ways",

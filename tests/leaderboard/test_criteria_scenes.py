@@ -13,6 +13,7 @@ from tickdrive.leaderboard.criteria.lights import RedLight, watch_light
 from tickdrive.leaderboard.criteria.stops import StopSign
 from tickdrive.leaderboard.route_judge import red_lights, traffic_lights
 from tickdrive.leaderboard.route_planner import RoutePlanner
+from tickdrive.leaderboard.scenarios.rules import ScenarioRules
 
 STEP_M = 0.4  # a tick's way at 8 m/s
 
@@ -180,14 +181,15 @@ def straight_route(session, length_m=60.0):
 
 
 @pytest.mark.parametrize(
-    ("sideways_m", "share"),
-    [(0.0, 0.0), (-3.6, 0.5), (12.0, 0.5)],
-    ids=["in lane", "oncoming lane", "off the road"],
+    ("sideways_m", "allowed", "share"),
+    [(0.0, 0, 0.0), (-3.6, 0, 0.5), (-3.6, 1, 0.0), (12.0, 1, 0.5)],
+    ids=["in lane", "oncoming lane", "oncoming lane, allowed by a scenario", "off the road"],
 )
-def test_distance_outside_the_lanes_is_booked(session, ego, sideways_m, share):
+def test_distance_outside_the_lanes_is_booked(session, ego, sideways_m, allowed, share):
     path = straight_route(session)
     line = RouteLine(RoutePlanner(session.map).trace([path[0].location, path[-1].location]))
-    criterion = OutsideRouteLanes(session.map, line, path[0].location)
+    rules = ScenarioRules(opposite_lane_allowed=allowed)
+    criterion = OutsideRouteLanes(session.map, line, path[0].location, rules)
     half = len(path) // 2
     right = path[0].get_right_vector()
     moved = [carla.Transform(t.location + right * sideways_m, t.rotation) for t in path[half:]]

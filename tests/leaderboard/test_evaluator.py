@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,12 +15,14 @@ import carla
 import pytest
 
 from tickdrive.leaderboard.agent_loading import AgentSpec, load_agent_class
-from tickdrive.leaderboard.evaluation_config import EvaluationConfig, TrafficConfig
+from tickdrive.leaderboard.evaluation_config import EvaluationConfig, ScenarioConfig, TrafficConfig
 from tickdrive.leaderboard.evaluator import Evaluator
 from tickdrive.leaderboard.observer import Observer
+from tickdrive.leaderboard.result_table import scenarios_text
 from tickdrive.leaderboard.results import read_results
 from tickdrive.leaderboard.route_planner import downsample
-from tickdrive.leaderboard.routes import Route, ScenarioNote
+from tickdrive.leaderboard.routes import Route
+from tickdrive.leaderboard.scenarios.spec import NoParameters, Place, ScenarioSpec
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.simulator_watch import EXIT_SIMULATOR_LOST
@@ -44,6 +47,15 @@ def short_routes(count: int, length_m: float = 25.0) -> list[Route]:
         if len(routes) == count:
             return routes
     raise AssertionError("the town is too small")
+
+
+def quiet_scenario(route: Route) -> ScenarioSpec:
+    """One in which nothing happens, some metres beyond the route's start."""
+    (x, y, z), (end_x, end_y, _) = route.keypoints_in_world
+    length = math.hypot(end_x - x, end_y - y)
+    yaw = math.degrees(math.atan2(end_y - y, end_x - x))
+    at = Place(x + 6.0 * (end_x - x) / length, y + 6.0 * (end_y - y) / length, z, yaw)
+    return ScenarioSpec("quiet", "T_Junction", at, NoParameters())
 
 
 def agent(**options) -> AgentSpec:
@@ -75,7 +87,8 @@ class Watcher(Observer):
 
 def test_a_route_is_driven_scored_and_watched(simulator, tmp_path):
     (route,) = short_routes(1, length_m=40.0)
-    route = dataclasses.replace(route, scenarios=(ScenarioNote("a", "Accident", None),))
+    quiet = quiet_scenario(route)
+    route = dataclasses.replace(route, scenarios=(ScenarioSpec("a", "Acident", None), quiet))
     watcher = Watcher()
     traffic = TrafficConfig(vehicles=6, walkers=3, crossing_walkers=1)
     outcome = evaluator(simulator, traffic=traffic).run([route], agent(), tmp_path, [watcher])
@@ -86,13 +99,34 @@ def test_a_route_is_driven_scored_and_watched(simulator, tmp_path):
     assert data["entry_status"] == "Finished" and data["sensors"] == ["carla_speedometer"]
     assert data["latency"]["ticks"] == len(watcher.ticks) == round(record.meta["duration_game"] * 20)
     assert data["latency"]["simulator_ms"]["p50"] > data["latency"]["agent_ms"]["p50"] > 0
-    assert data["tickdrive"]["skipped_scenarios"] == {"Accident": 1}
-    assert any("Accident" in message for message in watcher.messages)
+    assert data["tickdrive"]["skipped_scenarios"] == {"Acident": 1}
+    unknown, played = data["tickdrive"]["scenarios"]["RouteScenario_0_rep0"]
+    assert unknown["state"] == "skipped" and unknown["started_s"] is None
+    assert played["state"] == "running at the route's end" and played["started_s"] > 0.0
+    assert [row.name for row in record.criteria][-2:] == [
+        "ScenarioTimeoutTest",
+        "YieldToEmergencyVehicleTest",
+    ]
+    assert "1 skipped, 1 running" in str(scenarios_text(data))
+    (said,) = [message for message in watcher.messages if "Acident" in message]
+    assert "route 0" in said and "'Accident'" in said
     fractions = [tick.fraction for tick in watcher.ticks]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
     assert watcher.ticks[0].sim_s == pytest.approx(0.05)
     assert watcher.ends == [("RouteScenario_0_rep0", record.status)]
     assert len(watcher.plan) == len(downsample(watcher.starts[0].points, 200.0))
+
+
+def test_scenarios_can_be_switched_off(simulator, tmp_path):
+    (route,) = short_routes(1)
+    route = dataclasses.replace(route, scenarios=(quiet_scenario(route),))
+    watcher = Watcher()
+    off = ScenarioConfig(enabled=False)
+    outcome = evaluator(simulator, scenarios=off).run([route], agent(), tmp_path, [watcher])
+    assert outcome.data["tickdrive"]["scenarios"] == {"RouteScenario_0_rep0": []}
+    assert outcome.data["tickdrive"]["skipped_scenarios"] == {"T_Junction": 1}
+    assert any("switched off" in message for message in watcher.messages)
+    assert scenarios_text(outcome.data) is None
 
 
 def test_a_vehicle_that_the_traffic_manager_removes_does_not_end_the_route(simulator, tmp_path):
@@ -231,7 +265,7 @@ SCRIPT = textwrap.dedent("""
     spec = importlib.util.spec_from_file_location("test_evaluator", {file!r})
     module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
     from tickdrive.leaderboard.evaluator import Evaluator
-    from tickdrive.leaderboard.evaluation_config import EvaluationConfig, TrafficConfig
+    from tickdrive.leaderboard.evaluation_config import EvaluationConfig, ScenarioConfig, TrafficConfig
     traffic = TrafficConfig(vehicles={vehicles}, walkers=0, lead_vehicle=False)
     run = Evaluator(EvaluationConfig(traffic=traffic), "127.0.0.1", {port})
     agent = module.agent(speed={speed}, tell={out!r} + "/tick")

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from tickdrive.leaderboard.routes import read_routes
+from tickdrive.leaderboard.scenarios.spec import Place
 from tickdrive.planner.errors import RouteError
 
 LB2 = """<?xml version="1.0" encoding="UTF-8"?>
@@ -19,7 +20,7 @@ LB2 = """<?xml version="1.0" encoding="UTF-8"?>
       <scenario name="Accident_1" type="Accident">
         <trigger_point x="1" y="2" z="3" yaw="90"/><distance value="7"/>
       </scenario>
-      <scenario name="P" type="ParkingExit"/>
+      <scenario name="P" type="Unheard"/>
     </scenarios>
   </route>
   <route id="8" town="Town13">
@@ -49,9 +50,9 @@ def test_leaderboard_2_routes(tmp_path):
     first = routes[0]
     assert (first.id, first.town, first.name) == ("7", "Town12", "RouteScenario_7")
     assert first.keypoints_in_world == ((1.5, -2.0, 0.1), (10.0, 3.0, 0.0), (20.0, 3.0, 0.0))
-    assert [(s.name, s.type, s.position_in_world) for s in first.scenarios] == [
-        ("Accident_1", "Accident", (1.0, 2.0, 3.0)),
-        ("P", "ParkingExit", None),
+    assert [(s.name, s.type, s.trigger) for s in first.scenarios] == [
+        ("Accident_1", "Accident", Place(1.0, 2.0, 3.0, 90.0)),
+        ("P", "Unheard", None),
     ]
     assert first.locations()[1].x == pytest.approx(10.0)
 
