@@ -10,6 +10,7 @@ from typing import Any
 
 from tickdrive.leaderboard.simulator.actors import (
     Actor,
+    Vehicle,
     contact_sides,
     describe,
     describe_town_part,
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 LOAD_HOLD_S = 0.3
 #: a synchronous world whose ticking client died goes on by itself after so long without a tick
 ORPHAN_GRACE_S = 2.0
+#: an asynchronous Traffic Manager, which steps many times a second, has seen a snapshot after so long
+_TRAFFIC_GONE_S = 0.2
 _POLL_S = 0.001
 
 
@@ -99,6 +102,7 @@ class Simulation:
         """
         async with self._loading:
             town = await build
+            await self._clear_traffic()
             old = self.world
             for actor in old.sensors():
                 self._forget(actor)
@@ -109,6 +113,22 @@ class Simulation:
             self._map_changed = True
             self.publish()
             await asyncio.sleep(LOAD_HOLD_S)
+
+    async def _clear_traffic(self) -> None:
+        """Take away the vehicles before the town, where a Traffic Manager drives them asynchronously.
+
+        Its thread may be in the midst of a step when the streaming thread replaces its map by the new
+        town's, and then asks one map for a road of the other (`Map::GetNext` throws, which ends the
+        client's process). Without vehicles its steps read no map.
+        """
+        vehicles = list(self.world.of_kind(Vehicle))
+        if not vehicles or not self.traffic_managers or self.settings.synchronous:
+            return
+        for vehicle in vehicles:
+            if vehicle.actor_id in self.world.actors:
+                self.world.remove(vehicle.actor_id)
+        self.publish()
+        await asyncio.sleep(_TRAFFIC_GONE_S)
 
     # ticking
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from tickdrive.leaderboard.simulator.actors import Actor, Prop, SensorActor, Vehicle, Walker
 from tickdrive.leaderboard.simulator.blueprints.library import BLUEPRINTS, prop_box, vehicle_spec, walker_box
+from tickdrive.leaderboard.simulator.blueprints.sensors import SERVED_SENSORS, UNSERVED_SENSORS
 from tickdrive.leaderboard.simulator.geometry import Pose, compose
 from tickdrive.leaderboard.simulator.inertial import Gnss, Imu
 from tickdrive.leaderboard.simulator.interfaces import Box, Tag
+from tickdrive.leaderboard.simulator.motion_cameras import EventCamera, FlowCamera
 from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
 from tickdrive.leaderboard.simulator.sensors import Attributes, build_camera_like
@@ -122,6 +124,11 @@ def _make(world: World, type_id: str, attributes: tuple[tuple[str, int, str], ..
             "This simulator has no navigation mesh for controller.ai.walker.",
             "Drive walkers with carla.WalkerControl.",
         )
+    if type_id in UNSERVED_SENSORS:
+        raise RequestError(
+            f"This simulator does not serve {type_id}: {UNSERVED_SENSORS[type_id]}",
+            f"Served are {', '.join(SERVED_SENSORS)}.",
+        )
     sensor = SensorActor(world.new_id(), type_id, uid, attributes, pose)
     sensor.sensor_tick_s = Attributes(sensor).number("sensor_tick", 0.0, 0.0)
     sensor.sensor = build_camera_like(sensor, world)
@@ -129,6 +136,10 @@ def _make(world: World, type_id: str, attributes: tuple[tuple[str, int, str], ..
         sensor.sensor = Gnss(sensor, world)
     elif type_id == "sensor.other.imu":
         sensor.sensor = Imu(sensor, world)
+    elif type_id == "sensor.camera.optical_flow":
+        sensor.sensor = FlowCamera(sensor, world)
+    elif type_id == "sensor.camera.dvs":
+        sensor.sensor = EventCamera(sensor, world)
     sensor.stream_id = world.new_stream()
     return sensor
 

@@ -18,7 +18,7 @@ from tickdrive.leaderboard.simulator.interfaces import (
     Tag,
     Weather,
 )
-from tickdrive.leaderboard.simulator.render import images, lidar, shading
+from tickdrive.leaderboard.simulator.render import images, lidar, motion, shading
 from tickdrive.leaderboard.simulator.render.assets import (
     SLOTS,
     DrawnArrays,
@@ -39,7 +39,7 @@ from tickdrive.leaderboard.simulator.scene.mesh import Material, MaterialArrays
 from tickdrive.leaderboard.simulator.scene.signals import BULB_LIT
 from tickdrive.planner.errors import SensorError, did_you_mean
 
-KINDS = ("rgb", "depth", "semantic_segmentation", "instance_segmentation")
+KINDS = ("rgb", "depth", "semantic_segmentation", "instance_segmentation", "normals")
 _MOST_RAYS_THROUGH = 8
 _GLOW = {
     LightColour.RED: (1.0, 0.10, 0.05),
@@ -204,19 +204,16 @@ class Renderer:
         """
         if kind not in KINDS:
             raise SensorError(f"There is no camera of kind {kind!r}.", did_you_mean(kind, KINDS))
-        if spec.width < 1 or spec.height < 1 or not 0.0 < spec.fov_deg < 180.0:
-            raise SensorError(
-                f"No camera can have {spec.width}x{spec.height} pixels at {spec.fov_deg} degrees."
-            )
-        focal = 0.5 * spec.width / math.tan(math.radians(0.5 * spec.fov_deg))
-        eye = pose.location
-        axes = np.ascontiguousarray(rotation_matrix(pose.pitch, pose.yaw, pose.roll))
+        focal = _focal(spec)
+        eye, axes = _eye(pose)
         inverse_z, ids = self._rasterise(spec, pose, eye, axes, focal)
         image = np.empty((spec.height * spec.width, 4), np.uint8)
         if kind == "depth":
             images.depth_image(inverse_z, image)
         elif kind == "rgb":
             self._shade(spec, focal, eye, axes, inverse_z, ids, image)
+        elif kind == "normals":
+            self._draw_normals(spec, focal, eye, axes, inverse_z, ids, image)
         else:
             drawn = self._drawn
             images.label_image(
@@ -234,6 +231,55 @@ class Renderer:
                 image,
             )
         return image.reshape(spec.height, spec.width, 4)
+
+    def _draw_normals(
+        self, spec: CameraSpec, focal: float, eye: np.ndarray, axes: np.ndarray, inverse_z: np.ndarray,
+        ids: np.ndarray, image: np.ndarray,
+    ) -> None:  # fmt: skip
+        town, models, drawn = self._town, self._models, self._drawn
+        motion.normal_image(
+            inverse_z, ids, spec.width, spec.height, focal, eye, axes, town.vertices, town.faces,
+            town.face_normals, town.vertex_normals, town.materials, models.vertices, models.faces,
+            models.face_normals, models.vertex_normals, models.slots, drawn.owner, drawn.start, drawn.first,
+            drawn.matrix, drawn.material, self._table.smooth, image,
+        )  # fmt: skip
+
+    def placements(self) -> dict[int, np.ndarray]:
+        """(3, 4) model to world of every actor drawn in this tick, by id."""
+        drawn = self._drawn
+        return dict(zip(drawn.actor_id.tolist(), drawn.matrix, strict=True))
+
+    def flow(
+        self, spec: CameraSpec, pose: Pose, pose_before: Pose, placements_before: Mapping[int, np.ndarray]
+    ) -> np.ndarray:
+        """Optical flow since an earlier tick.
+
+        Args:
+            spec: the camera.
+            pose: of the sensor, world frame.
+            pose_before: then.
+            placements_before: what `placements` said then; an actor not in it counts as standing still.
+
+        Returns:
+            (height, width, 2) float32: motion to the right and upwards, as a share of half the image's
+            width and height.
+
+        Raises:
+            SensorError: a size or field of view that no camera has.
+        """
+        focal = _focal(spec)
+        eye, axes = _eye(pose)
+        inverse_z, ids = self._rasterise(spec, pose, eye, axes, focal)
+        drawn = self._drawn
+        before = drawn.matrix.copy()
+        for k, actor_id in enumerate(drawn.actor_id.tolist()):
+            before[k] = placements_before.get(actor_id, drawn.matrix[k])
+        out = np.empty((spec.height * spec.width, 2), np.float32)
+        motion.flow_image(
+            inverse_z, ids, spec.width, spec.height, focal, eye, axes, *_eye(pose_before),
+            len(self._town.faces), drawn.owner, drawn.matrix, before, out,
+        )  # fmt: skip
+        return out.reshape(spec.height, spec.width, 2)
 
     def _rasterise(
         self, spec: CameraSpec, pose: Pose, eye: np.ndarray, axes: np.ndarray, focal: float
@@ -429,3 +475,15 @@ class Renderer:
             cosine,
         )
         return distance, hit, tag, cosine
+
+
+def _focal(spec: CameraSpec) -> float:
+    """Focal length in pixels; SensorError for a camera that cannot be."""
+    if spec.width < 1 or spec.height < 1 or not 0.0 < spec.fov_deg < 180.0:
+        raise SensorError(f"No camera can have {spec.width}x{spec.height} pixels at {spec.fov_deg} degrees.")
+    return 0.5 * spec.width / math.tan(math.radians(0.5 * spec.fov_deg))
+
+
+def _eye(pose: Pose) -> tuple[np.ndarray, np.ndarray]:
+    """Position (3,) and columns forward, right, up (3, 3) of a camera."""
+    return pose.location, np.ascontiguousarray(rotation_matrix(pose.pitch, pose.yaw, pose.roll))

@@ -183,7 +183,7 @@ def shade(  # type: ignore[no-untyped-def]
                     material = face_materials[number]
                     nx, ny, nz = face_normals[number, 0], face_normals[number, 1], face_normals[number, 2]
                     if mat_smooth[material]:
-                        nx, ny, nz = _interpolate(vertices, faces[number], vertex_normals, px, py, pz)
+                        nx, ny, nz = interpolate_normal(vertices, faces[number], vertex_normals, px, py, pz)
                 else:
                     a = owner[number - static_count]
                     face = number - actor_first[a] + actor_start[a]
@@ -196,7 +196,7 @@ def shade(  # type: ignore[no-untyped-def]
                     )
                     if mat_smooth[material]:
                         qx, qy, qz = px - m[0, 3], py - m[1, 3], pz - m[2, 3]
-                        ux, uy, uz = _interpolate(
+                        ux, uy, uz = interpolate_normal(
                             model_vertices, model_faces[face], model_vertex_normals,
                             m[0, 0] * qx + m[1, 0] * qy + m[2, 0] * qz,
                             m[0, 1] * qx + m[1, 1] * qy + m[2, 1] * qz,
@@ -379,7 +379,7 @@ def shade(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _interpolate(vertices, face, normals, px, py, pz):  # type: ignore[no-untyped-def]
+def interpolate_normal(vertices, face, normals, px, py, pz):  # type: ignore[no-untyped-def]
     """Vertex normals interpolated at a point of a triangle, unit length."""
     a, b, c = face[0], face[1], face[2]
     ux, uy, uz = (
