@@ -64,7 +64,7 @@ _NO_BONES = "Actors here have no bones: an empty list."
 _NO_REPLAY = "Nothing is replayed."
 _NO_RECORDER = "Nothing is recorded; the answer says so and names `tickdrive record`."
 _NO_DRAWING = "There is no window to draw in."
-_LAMPS = "Street lamps belong to the scenery and light by the sun's height."
+_LAMPS = "Street lamps; of other lights there are none."
 _USE_SENSORS = "Use sensor.camera.depth, semantic_segmentation or instance_segmentation."
 _USE_TRANSFORM = "Use the actor's get_transform()."
 _NO_COMPONENTS = "Actors here are of one piece."
@@ -115,9 +115,9 @@ _GROUPS: dict[str, tuple[Rpc, ...]] = {
         _refused("apply_color_texture_to_objects", _NO_TEXTURES, _CARLA),
         _refused("apply_float_color_texture_to_objects", _NO_TEXTURES, _CARLA),
         _harmless("set_annotations_traverse_translucency", "Nothing here is translucent."),
-        _harmless("query_lights_state", f"{_LAMPS} The light manager is empty."),
-        _harmless("update_lights_state", _LAMPS),
-        _harmless("update_day_night_cycle", _LAMPS),
+        _served("query_lights_state", _LAMPS),
+        _served("update_lights_state"),
+        _served("update_day_night_cycle"),
         _harmless("draw_debug_shape", _NO_DRAWING),
         _harmless("clear_debug_shape", _NO_DRAWING),
         _harmless("clear_debug_string", _NO_DRAWING),

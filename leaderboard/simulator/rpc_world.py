@@ -25,6 +25,8 @@ from tickdrive.leaderboard.simulator.spawn import pack_definitions
 VERSION = "0.9.16"
 _ANY_TAG = 255
 _MAX_HITS = 32
+#: a client on this machine has read a snapshot, and its Traffic Manager has made a step, after so long
+_SEEN_S = 0.1
 _NO_RECORDER = "This simulator records nothing: use `tickdrive record`."
 
 
@@ -71,13 +73,34 @@ class WorldService:
             town = loop.run_in_executor(None, self._sim.library.named, short)
         if any(owner is client for _, owner in self._sim.traffic_managers.values()):
             town = self._when_built(town, client)
+        elif self._sim.traffic_managers:
+            town = self._when_built(town, None)
         await self._sim.load(town, reset)
         await self._gate.shut(client, LOAD_HOLD_S)
 
-    async def _when_built(self, town: Awaitable[Town], client: object) -> Town:
+    async def _when_built(self, town: Awaitable[Town], client: object | None) -> Town:
         built = await town
-        self._gate.expect_restart(client)
+        if not self._sim.settings.synchronous:
+            await self._clear_traffic()
+        if client is not None:
+            self._gate.expect_restart(client)
         return built
+
+    async def _clear_traffic(self) -> None:
+        """Take away the vehicles before the town, while no asynchronous Traffic Manager is in a step.
+
+        Of a vehicle that the newest snapshot has not, the client makes up a state of uninitialised memory;
+        in the midst of a step its Traffic Manager takes a speed limit from it, asks for landmarks within
+        a negative distance, and `Map::GetNext` throws, which ends the client's process.
+        """
+        owners = {id(owner): owner for _, owner in self._sim.traffic_managers.values()}.values()
+        for owner in owners:
+            await self._gate.shut(owner, LOAD_HOLD_S)
+        self._sim.clear_vehicles()
+        await asyncio.sleep(_SEEN_S)
+        for owner in owners:
+            self._gate.open(owner)
+        await asyncio.sleep(_SEEN_S)
 
     @void
     def copy_opendrive_to_file(self, xodr: Any, parameters: Any = None) -> None:
@@ -174,7 +197,9 @@ class WorldService:
     @void
     def set_weather_parameters(self, weather: Any) -> None:
         """Set the weather."""
-        self._sim.world.weather = wire.weather(weather)
+        world = self._sim.world
+        world.weather = wire.weather(weather)
+        world.street_lights.follow(world.weather)
 
     @value
     def get_imui_gravity(self) -> float:
@@ -230,7 +255,9 @@ class WorldService:
     def _renderer(self) -> Any:
         world = self._sim.world
         renderer = world.town.renderer
-        renderer.begin_tick(world.drawn_actors(), world.light_colours(), world.weather)
+        renderer.begin_tick(
+            world.drawn_actors(), world.light_colours(), world.weather, world.street_lights.drawn()
+        )
         return renderer
 
     @value
@@ -294,20 +321,22 @@ class WorldService:
         """Forget one."""
         return self._sim.traffic_managers.pop(wire.integer(port, "port", 0, 65535), None) is not None
 
-    # what needs no answer here
+    # street lamps, and what needs no answer here
 
     @value
     def query_lights_state(self, client_id: Any = None) -> list[Any]:
-        """Street lights are scenery."""
-        return []
+        """State of the street lamps."""
+        return self._sim.world.street_lights.pack()
 
     @void
     def update_lights_state(self, client_id: Any, lights: Any, discard: Any = False) -> None:
-        """Street lights are scenery."""
+        """Switch, dim and colour street lamps."""
+        self._sim.world.street_lights.update(lights)
 
     @void
     def update_day_night_cycle(self, client_id: Any, active: Any) -> None:
-        """There is no day and night cycle."""
+        """Let street lamps follow the sun, or stay as they are."""
+        self._sim.world.street_lights.set_cycle(wire.boolean(active, "active"))
 
     @void
     def set_annotations_traverse_translucency(self, enable: Any) -> None:

@@ -49,7 +49,10 @@ class View:
         if self._renderer is None:
             self._renderer = self.world.town.renderer
             self._renderer.begin_tick(
-                self.world.drawn_actors(), self.world.light_colours(), self.world.weather
+                self.world.drawn_actors(),
+                self.world.light_colours(),
+                self.world.weather,
+                self.world.street_lights.drawn(),
             )
         return self._renderer
 

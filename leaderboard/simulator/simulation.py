@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 LOAD_HOLD_S = 0.3
 #: a synchronous world whose ticking client died goes on by itself after so long without a tick
 ORPHAN_GRACE_S = 2.0
-#: an asynchronous Traffic Manager, which steps many times a second, has seen a snapshot after so long
-_TRAFFIC_GONE_S = 0.2
 _POLL_S = 0.001
 
 
@@ -102,7 +100,6 @@ class Simulation:
         """
         async with self._loading:
             town = await build
-            await self._clear_traffic()
             old = self.world
             for actor in old.sensors():
                 self._forget(actor)
@@ -114,21 +111,12 @@ class Simulation:
             self.publish()
             await asyncio.sleep(LOAD_HOLD_S)
 
-    async def _clear_traffic(self) -> None:
-        """Take away the vehicles before the town, where a Traffic Manager drives them asynchronously.
-
-        Its thread may be in the midst of a step when the streaming thread replaces its map by the new
-        town's, and then asks one map for a road of the other (`Map::GetNext` throws, which ends the
-        client's process). Without vehicles its steps read no map.
-        """
-        vehicles = list(self.world.of_kind(Vehicle))
-        if not vehicles or not self.traffic_managers or self.settings.synchronous:
-            return
-        for vehicle in vehicles:
+    def clear_vehicles(self) -> None:
+        """Take away all vehicles and show a world without them."""
+        for vehicle in list(self.world.of_kind(Vehicle)):
             if vehicle.actor_id in self.world.actors:
                 self.world.remove(vehicle.actor_id)
         self.publish()
-        await asyncio.sleep(_TRAFFIC_GONE_S)
 
     # ticking
 
@@ -153,8 +141,9 @@ class Simulation:
 
     def _send_world(self, delta_s: float) -> None:
         if self.hub.is_heard(WORLD_STREAM):
-            self.hub.send(WORLD_STREAM, world_frame(self.world, delta_s, self._map_changed))
-            self._map_changed = False
+            lamps = self.world.street_lights
+            self.hub.send(WORLD_STREAM, world_frame(self.world, delta_s, self._map_changed, lamps.changed))
+            self._map_changed = lamps.changed = False
         self._frame_done.set()
         self._frame_done = asyncio.Event()
 

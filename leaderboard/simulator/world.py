@@ -31,6 +31,7 @@ from tickdrive.leaderboard.simulator.interfaces import (
 )
 from tickdrive.leaderboard.simulator.physics.engine import PhysicsEngine
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
+from tickdrive.leaderboard.simulator.street_lights import StreetLights
 from tickdrive.leaderboard.simulator.towns.lights import TrafficLightSystem
 
 AnyActor = TypeVar("AnyActor", bound=Actor)
@@ -88,6 +89,7 @@ class World:
         self.actors: dict[int, Actor] = {}
         self.physics = PhysicsEngine(town.scene.ground, town.scene.solids)
         furniture = town.network.furniture
+        self.street_lights = StreetLights(town.scene.lamps.positions)
         self.lights = TrafficLightSystem(furniture.lights, seed)
         self._ids = ids
         self._on_removed = on_removed

@@ -56,6 +56,8 @@ _TOKEN = struct.Struct("<IHBB16x")
 TOKEN_BYTES = 24
 #: bit of the world frame that tells clients to fetch the map again
 MAP_CHANGED = 1
+#: and to fetch the street lamps again
+LIGHTS_CHANGED = 2
 _TCP = 1
 _ADDRESS_NOT_SET = 0
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tickdrive.leaderboard.simulator.render.embree import occluded16
 from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_LOW, SKY_WIDTH
+from tickdrive.leaderboard.simulator.render.local_lights import light_at
 from tickdrive.leaderboard.simulator.scene.mesh import Shade
 
 _PLAIN, _ASPHALT, _PAVING, _GRASS = int(Shade.PLAIN), int(Shade.ASPHALT), int(Shade.PAVING), int(Shade.GRASS)
@@ -125,7 +126,7 @@ def shade(  # type: ignore[no-untyped-def]
     owner, actor_start, actor_first, actor_matrix, actor_material,
     mat_shade, mat_smooth, mat_albedo, mat_emission, mat_params,
     sun_direction, sun, sky_ambient, ground_ambient, fog_per_m, fog_start, wetness, night, sky,
-    trace, shadows, noise, tone, image,
+    trace, shadows, noise, local, local_cells, local_counts, local_origin, tone, image,
 ):  # fmt: skip
     """Colour the pixels of rows [first_row, last_row) into `image`, (H * W, 4) uint8 BGRA.
 
@@ -146,6 +147,7 @@ def shade(  # type: ignore[no-untyped-def]
     window = np.empty(3)
     last = tone.shape[0] - 1
     tone_scale = last / math.sqrt(8.0)
+    has_local = local.shape[0] > 0
     sun_strength = max(sun[0], sun[1], sun[2])
     ax, ay, az = axes[0, 0], axes[1, 0], axes[2, 0]
     sun_x, sun_y, sun_z = sun_direction[0], sun_direction[1], sun_direction[2]
@@ -337,6 +339,11 @@ def shade(  # type: ignore[no-untyped-def]
                         * gain
                         * (sun[2] * lit + ground_ambient[2] + (sky_ambient[2] - ground_ambient[2]) * hemi)
                     )
+                    if has_local:
+                        lr, lg, lb = light_at(
+                            px, py, pz, nx, ny, nz, local, local_cells, local_counts, local_origin
+                        )
+                        cr, cg, cb = cr + ar * gain * lr, cg + ag * gain * lg, cb + ab * gain * lb
                     if mirror > 0.0:
                         along = nx * vx + ny * vy + nz * vz
                         mx, my, mz = vx - 2.0 * along * nx, vy - 2.0 * along * ny, vz - 2.0 * along * nz
