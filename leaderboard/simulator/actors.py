@@ -80,7 +80,11 @@ class Actor:
 
 @dataclass(slots=True, eq=False)
 class Vehicle(Actor):
-    """A vehicle; `ackermann` is its target, if any: steer rad, steer rad/s, speed m/s, acceleration m/s2."""
+    """A vehicle.
+
+    `ackermann` is its target, if any: steer rad, steer rad/s, speed m/s, acceleration m/s2; `slippery` the
+    tyre friction of the trigger that it is in, if any.
+    """
 
     spec: VehicleSpec = field(kw_only=True)
     command: VehicleCommand = field(default_factory=VehicleCommand)
@@ -93,6 +97,7 @@ class Vehicle(Actor):
     gear: int = 0
     engine_rpm: float = 0.0
     physics_control: list[Any] | None = None
+    slippery: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -108,6 +113,13 @@ class Walker(Actor):
 @dataclass(slots=True, eq=False)
 class Prop(Actor):
     """A static prop."""
+
+
+@dataclass(slots=True, eq=False)
+class FrictionTrigger(Actor):
+    """A box, `box`, in which tyres have another friction (`Trigger/FrictionTrigger.cpp`)."""
+
+    tire_friction: float = 3.5
 
 
 @dataclass(slots=True, eq=False)

@@ -80,9 +80,9 @@ class Sensor(Protocol):
 
 
 class Attributes:
-    """Reads a sensor's attributes, which are text, and refuses what cannot be used."""
+    """Reads an actor's attributes, which are text, and refuses what cannot be used."""
 
-    def __init__(self, actor: SensorActor) -> None:
+    def __init__(self, actor: Actor) -> None:
         self._actor = actor
 
     def number(self, name: str, default: float, low: float = -1e9, high: float = 1e9) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tickdrive.leaderboard.simulator.actors import Actor, Prop, SensorActor, Vehicle, Walker
+from tickdrive.leaderboard.simulator.actors import Actor, FrictionTrigger, Prop, SensorActor, Vehicle, Walker
 from tickdrive.leaderboard.simulator.blueprints.library import BLUEPRINTS, prop_box, vehicle_spec, walker_box
+from tickdrive.leaderboard.simulator.blueprints.others import FRICTION_TRIGGER, STATIC_MESH
 from tickdrive.leaderboard.simulator.blueprints.sensors import SERVED_SENSORS, UNSERVED_SENSORS
 from tickdrive.leaderboard.simulator.geometry import Pose, compose
 from tickdrive.leaderboard.simulator.inertial import Gnss, Imu
@@ -117,6 +118,15 @@ def _make(world: World, type_id: str, attributes: tuple[tuple[str, int, str], ..
         return vehicle
     if family == "walker":
         return Walker(world.new_id(), type_id, uid, attributes, pose, walker_box(type_id), (Tag.PEDESTRIAN,))
+    if type_id == FRICTION_TRIGGER:
+        return _trigger(Actor(world.new_id(), type_id, uid, attributes, pose))
+    if type_id == STATIC_MESH:
+        raise RequestError(
+            f"{STATIC_MESH} shows a mesh of Unreal's, and there is none here.",
+            "Choose one of static.prop.*, for its size see docs/blueprints.md.",
+        )
+    if family == "util":
+        return Actor(world.new_id(), type_id, uid, attributes, pose)
     if family == "static":
         return Prop(world.new_id(), type_id, uid, attributes, pose, prop_box(type_id), (Tag.STATIC,))
     if family == "controller":
@@ -142,6 +152,21 @@ def _make(world: World, type_id: str, attributes: tuple[tuple[str, int, str], ..
         sensor.sensor = EventCamera(sensor, world)
     sensor.stream_id = world.new_stream()
     return sensor
+
+
+def _trigger(actor: Actor) -> FrictionTrigger:
+    read = Attributes(actor)
+    # Unreal's centimetres
+    x, y, z = (read.number(f"extent_{axis}", 1.0, 0.0, 1e9) / 100.0 for axis in "xyz")
+    return FrictionTrigger(
+        actor.actor_id,
+        actor.type_id,
+        actor.blueprint_uid,
+        actor.attributes,
+        actor.pose,
+        Box(Pose(), (x, y, z)),
+        tire_friction=read.number("friction", 3.5, 0.0, 100.0),
+    )
 
 
 def _require_free(world: World, actor: Actor) -> None:
