@@ -13,12 +13,12 @@ import numpy as np
 
 from tickdrive.leaderboard.simulator.client_gate import SettingsGate
 from tickdrive.leaderboard.simulator.episode import OPENDRIVE_MAP, EpisodeSettings, Town
-from tickdrive.leaderboard.simulator.interfaces import Box, Tag
 from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.rpc import MAX_REQUEST_BYTES, value, void
 from tickdrive.leaderboard.simulator.protocol.streams import WORLD_STREAM
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
 from tickdrive.leaderboard.simulator.rpc_table import refusal
+from tickdrive.leaderboard.simulator.scene.objects import EnvironmentObject
 from tickdrive.leaderboard.simulator.simulation import LOAD_HOLD_S, Simulation
 from tickdrive.leaderboard.simulator.spawn import pack_definitions
 
@@ -212,31 +212,28 @@ class WorldService:
         if abs(wire.number(gravity, "gravity") - 9.81) > 0.01:
             raise refusal("set_imui_gravity")
 
-    def _objects(self, tag: Any) -> list[tuple[int, Box, Tag]]:
+    def _objects(self, tag: Any) -> list[EnvironmentObject]:
         wanted = wire.integer(tag, "tag", 0, 255)
-        return [
-            (index + 1, solid.box, solid.tag)
-            for index, solid in enumerate(self._sim.world.town.scene.solids)
-            if wanted in (_ANY_TAG, solid.tag)
-        ]
+        objects = self._sim.world.town.scene.environment_objects
+        return [each for each in objects if wanted in (_ANY_TAG, each.tag)]
 
     @value
     def get_all_level_BBs(self, tag: Any) -> list[Any]:
-        """World bounding boxes of the town's solids of a tag."""
-        return [wire.pack_box(box, 0) for _, box, _ in self._objects(tag)]
+        """World bounding boxes of the town's objects of a tag."""
+        return [wire.pack_box(each.box, 0) for each in self._objects(tag)]
 
     @value
     def get_environment_objects(self, tag: Any) -> list[Any]:
-        """The town's solids of a tag, with ids that hold for the town."""
+        """The town's objects of a tag, with ids that hold for the town."""
         return [
             [
-                wire.pack_pose(box.pose),
-                wire.pack_box(box, 0),
-                number,
-                f"{kind.name.title()}_{number}",
-                int(kind),
+                wire.pack_pose(each.box.pose),
+                wire.pack_box(each.box, 0),
+                each.object_id,
+                each.name,
+                int(each.tag),
             ]
-            for number, box, kind in self._objects(tag)
+            for each in self._objects(tag)
         ]
 
     @void
@@ -248,7 +245,7 @@ class WorldService:
     @value
     def get_names_of_all_objects(self) -> list[str]:
         """Names as in `get_environment_objects`."""
-        return [f"{kind.name.title()}_{number}" for number, _, kind in self._objects(_ANY_TAG)]
+        return [each.name for each in self._objects(_ANY_TAG)]
 
     # rays
 
