@@ -18,8 +18,8 @@ from tickdrive.leaderboard.simulator.render.models import LightBit
 CELL_M = 8.0
 CELLS = 32
 _MOST_IN_CELL = 8
-LAMP_REACH_M = 24.0
-BEAM_REACH_M = 45.0
+LAMP_REACH_M = 20.0
+BEAM_REACH_M = 40.0
 # radiance times square metres, chosen by eye: a white paper under a lamp, and 10 m before a car, is at 0.6
 _LAMP_POWER = 46.0
 _BEAM_POWER = 210.0
@@ -121,27 +121,30 @@ def light_at(px, py, pz, nx, ny, nz, lights, cells, counts, origin):  # type: ig
     if c < 0 or r < 0 or r >= counts.shape[0] or c >= counts.shape[1]:
         return red, green, blue
     for k in range(counts[r, c]):
-        light = lights[cells[r, c, k]]
-        dx, dy, dz = px - light[0], py - light[1], pz - light[2]
+        n = cells[r, c, k]
+        dx, dy, dz = px - lights[n, 0], py - lights[n, 1], pz - lights[n, 2]
         square = dx * dx + dy * dy + dz * dz
-        reach = light[9]
-        if square >= reach * reach:
+        reach = lights[n, 9]
+        ahead = dx * lights[n, 3] + dy * lights[n, 4] + dz * lights[n, 5]
+        beam = lights[n, 11] > 0.5
+        narrow = 0.80 if beam else 0.10
+        # outside of the reach, or of the cone
+        if square >= reach * reach or ahead <= 0.0 or ahead * ahead < narrow * narrow * square:
+            continue
+        facing = -(nx * dx + ny * dy + nz * dz)
+        # a beam grazes the road; its grain faces the lamp
+        graze = beam and nz > 0.7
+        if facing <= 0.0 and not graze:
             continue
         away = 1.0 / math.sqrt(square + 1e-6)
-        ahead = (dx * light[3] + dy * light[4] + dz * light[5]) * away
-        facing = -(nx * dx + ny * dy + nz * dz) * away
-        if light[11] > 0.5:
-            # from the edge at 37 degrees to the full beam at 11
-            part = min(1.0, max(0.0, (ahead - 0.80) / 0.18))
-            # a beam grazes the road; its grain faces the lamp
-            facing = max(0.22 if nz > 0.7 else 0.0, facing)
-        else:
-            part = min(1.0, max(0.0, (ahead - 0.10) / 0.55))
-        if part <= 0.0 or facing <= 0.0:
-            continue
+        facing *= away
+        if graze:
+            facing = max(0.22, facing)
+        # from the edge at 37 degrees to the full beam at 11; of a lamp from 84 to 49
+        part = min(1.0, (ahead * away - narrow) * (5.5555 if beam else 1.8182))
         edge = 1.0 - square / (reach * reach)
-        strength = part * part * facing * edge * edge / (square + light[10])
-        red += strength * light[6]
-        green += strength * light[7]
-        blue += strength * light[8]
+        strength = part * part * facing * edge * edge / (square + lights[n, 10])
+        red += strength * lights[n, 6]
+        green += strength * lights[n, 7]
+        blue += strength * lights[n, 8]
     return red, green, blue

@@ -148,6 +148,7 @@ def shade(  # type: ignore[no-untyped-def]
     last = tone.shape[0] - 1
     tone_scale = last / math.sqrt(8.0)
     has_local = local.shape[0] > 0
+    shared = np.empty((8, 3))
     sun_strength = max(sun[0], sun[1], sun[2])
     ax, ay, az = axes[0, 0], axes[1, 0], axes[2, 0]
     sun_x, sun_y, sun_z = sun_direction[0], sun_direction[1], sun_direction[2]
@@ -340,9 +341,17 @@ def shade(  # type: ignore[no-untyped-def]
                         * (sun[2] * lit + ground_ambient[2] + (sky_ambient[2] - ground_ambient[2]) * hemi)
                     )
                     if has_local:
-                        lr, lg, lb = light_at(
-                            px, py, pz, nx, ny, nz, local, local_cells, local_counts, local_origin
-                        )
+                        # 2 x 2 pixels on one triangle share their light
+                        square = (k & 15) >> 1
+                        first = y_start * width + x_start + 2 * square
+                        if o != first and ids[o] == ids[first]:
+                            lr, lg, lb = shared[square, 0], shared[square, 1], shared[square, 2]
+                        else:
+                            lr, lg, lb = light_at(
+                                px, py, pz, nx, ny, nz, local, local_cells, local_counts, local_origin
+                            )
+                            if o == first:
+                                shared[square, 0], shared[square, 1], shared[square, 2] = lr, lg, lb
                         cr, cg, cb = cr + ar * gain * lr, cg + ag * gain * lg, cb + ab * gain * lb
                     if mirror > 0.0:
                         along = nx * vx + ny * vy + nz * vz
