@@ -92,6 +92,7 @@ class Vehicle(Actor):
     ackermann_settings: tuple[float, ...] = (0.15, 0.0, 0.25, 0.01, 0.0, 0.01)
     colour_rgb: tuple[int, int, int] = (128, 128, 128)
     light_flags: int = 0
+    open_doors: int = 0
     speed_limit_kmh: float = DEFAULT_SPEED_LIMIT_KMH
     light_id: int = 0
     gear: int = 0

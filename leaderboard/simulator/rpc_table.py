@@ -173,8 +173,10 @@ _GROUPS: dict[str, tuple[Rpc, ...]] = {
         _harmless("set_wheel_steer_direction", "Only for show on a CARLA server, and not shown."),
         _harmless("get_wheel_pitch_angle", "Always 0."),
         _harmless("set_wheel_pitch_angle", "Only for show on a CARLA server, and not shown."),
-        _harmless("open_vehicle_door", "Doors are painted on."),
-        _harmless("close_vehicle_door", "Doors are painted on."),
+        _served(
+            "open_vehicle_door", "Cameras and LiDARs see it; it strikes nothing. Bonnet and boot stay shut."
+        ),
+        _served("close_vehicle_door"),
         _served("set_actor_autopilot", "The Traffic Manager, in the client, drives."),
         _harmless("get_vehicle_bone_world_transforms", _NO_BONES),
         _refused("enable_carsim", "CarSim is not part of this simulator.", _OWN_PHYSICS),

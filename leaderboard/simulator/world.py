@@ -299,6 +299,7 @@ class World:
                     actor.tags[0] if actor.tags else Tag.NONE,
                     vehicle.light_flags if vehicle else 0,
                     actor.stride_m if isinstance(actor, Walker) else 0.0,
+                    vehicle.open_doors if vehicle else 0,
                 )
             )
         return drawn

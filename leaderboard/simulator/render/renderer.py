@@ -161,7 +161,7 @@ class Renderer:
 
     def _set_actors(self, actors: Sequence[DrawnActor]) -> None:
         assert self._lighting is not None
-        keys = [model_key(a.type_id, a.tag, a.box.extent, a.stride_m) for a in actors]
+        keys = [model_key(a.type_id, a.tag, a.box.extent, a.stride_m, a.open_doors) for a in actors]
         self._models.require(keys)
         count, static_rows = len(actors), len(self._scene.materials)
         self._reserve(static_rows + count * SLOTS)
