@@ -34,6 +34,7 @@ class ExpertAgent(PrivilegedAgent):
         self.track = Track.SENSORS
         self._follower = TrajectoryFollower()
         self._expert: Expert | None = None
+        self._boxes: dict[int, carla.BoundingBox] = {}
 
     def sensors(self) -> list[dict[str, Any]]:
         """The expert needs none but a speedometer (an agent without sensors is never ticked)."""
@@ -41,9 +42,13 @@ class ExpertAgent(PrivilegedAgent):
 
     def run_step(self, input_data: dict[str, Any], timestamp: float) -> carla.VehicleControl:
         """Plan from the true state and follow the plan."""
-        scene = read_scene(self.world, self.ego)
+        scene = self.read_scene()
         self.plan = self.expert.plan(scene)
         return self.control_for(self.plan, scene)
+
+    def read_scene(self) -> ExpertScene:
+        """The true state of the world around the ego."""
+        return read_scene(self.world, self.ego, self._boxes)
 
     def control_for(self, plan: ExpertPlan, scene: ExpertScene) -> carla.VehicleControl:
         """The control that follows a plan from the present state."""
@@ -54,6 +59,7 @@ class ExpertAgent(PrivilegedAgent):
     def destroy(self) -> None:
         """Forget the route."""
         self._expert = None
+        self._boxes = {}
 
     @property
     def expert(self) -> Expert:

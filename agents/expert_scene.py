@@ -92,8 +92,19 @@ class ExpertScene:
     light_colours: dict[int, str]
 
 
-def read_scene(world: carla.World, ego: carla.Vehicle, reach_m: float = 70.0) -> ExpertScene:
-    """Read the ego and everything that moves within `reach_m` of it."""
+def read_scene(
+    world: carla.World, ego: carla.Vehicle, boxes: dict[int, carla.BoundingBox], reach_m: float = 70.0
+) -> ExpertScene:
+    """Read the ego and everything that moves within `reach_m` of it.
+
+    Args:
+        world: the world.
+        ego: the car that is driven.
+        boxes: bounding boxes by actor id, remembered from tick to tick. Each costs a call to the server,
+            which the client makes with Python's lock held. Begin with an empty one on every route: ids may
+            come again in another episode.
+        reach_m: how far it looks.
+    """
     snapshot = world.get_snapshot()
     here = ego.get_location()
     others = []
@@ -102,13 +113,13 @@ def read_scene(world: carla.World, ego: carla.Vehicle, reach_m: float = 70.0) ->
         kind = actor.type_id
         if kind.startswith(("vehicle.", "walker.pedestrian")):
             if actor.id != ego.id and actor.get_location().distance(here) < reach_m:
-                others.append(_mover(actor))
+                others.append(_mover(actor, boxes))
         elif kind == "traffic.traffic_light":
             lights[actor.id] = str(actor.state).rsplit(".", 1)[-1].lower()
     limit_kmh = ego.get_speed_limit() or 30.0
     return ExpertScene(
         sim_s=snapshot.timestamp.elapsed_seconds,
-        ego=_mover(ego),
+        ego=_mover(ego, boxes),
         speed_limit_mps=limit_kmh / 3.6,
         others=tuple(sorted(others, key=lambda m: m.actor_id)),
         light_colours=lights,
@@ -163,9 +174,11 @@ def _on_route(
     return hits
 
 
-def _mover(actor: carla.Actor) -> Mover:
+def _mover(actor: carla.Actor, boxes: dict[int, carla.BoundingBox]) -> Mover:
     transform = actor.get_transform()
-    box = actor.bounding_box
+    box = boxes.get(actor.id)
+    if box is None:
+        box = boxes[actor.id] = actor.bounding_box
     centre = transform.transform(carla.Location(box.location))
     velocity = actor.get_velocity()
     return Mover(

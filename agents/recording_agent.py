@@ -21,7 +21,7 @@ from tickdrive.agents.carla_control import vehicle_control
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.expert import ExpertPlan
 from tickdrive.agents.expert_agent import ExpertAgent
-from tickdrive.agents.expert_scene import ExpertScene, read_scene
+from tickdrive.agents.expert_scene import ExpertScene
 from tickdrive.agents.front_end import FrontEnd, FrontEndOutput
 from tickdrive.agents.preprocess import BEV_LAYOUT, BevConfig
 from tickdrive.agents.sensors import SensorRig
@@ -126,7 +126,7 @@ class RecordingAgent(ExpertAgent):
             self._begin()
         assert self._front is not None
         seen = self._front.step(input_data, timestamp, self._applied.throttle, self._applied.brake, Tracer())
-        scene = read_scene(self.world, self.ego)
+        scene = self.read_scene()
         self.plan = self.expert.plan(scene)
         semantic = self._semantic_image(seen.observation.frame)
         self._note_collisions()

@@ -4,6 +4,9 @@ What is folded is `tickdrive.planner.hoisted`'s, but for the gate and the output
 attention, which the kernel applies: a pass over all folded values costs more. Tokens are fp32 between
 kernels.
 
+A single plan's loop is one persistent kernel where the device allows (`tickdrive.planner.fused_loop`); the
+kernels here serve batches, INT8, fp32, other devices, and the history tokens' path.
+
 With a second stream, what does not depend on each other runs side by side: the conditioning beside the
 encoder, the history tokens' path through the layers beside the first step's.
 """
@@ -357,17 +360,16 @@ class FusedDecoder(TwofoldDecoder):
         trajectory = noise.reshape(-1, 2)
         tokens = self._advance(None, None, trajectory, None, launch)[1]
         if self.loop is not None and batch == 1:
-            run = self.loop.start(
-                tokens, noise, Hoisted(given.modulation, given.fold, given.bias, *folded), schedule
-            )
+            hoisted = Hoisted(given.modulation, given.fold, given.bias, *folded)
+            whole = self.loop.start(tokens, noise, hoisted, schedule)
             # two kernels whose programs wait for their like must not run side by side
             beside = dataclasses.replace(launch, at_once=0)
             with side.run():
                 states = self.history_states(ego_status, given, folded, arrived[-1], beside)
-            run.first_layers()
+            whole.first_layers()
             side.join()
-            run.rest(states)
-            return run.trajectory.view(noise.shape)
+            whole.rest(states)
+            return whole.trajectory.view(noise.shape)
         with side.run():
             states = self.history_states(ego_status, given, folded, arrived[-1], launch)
         for step, level in enumerate(levels):

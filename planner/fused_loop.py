@@ -108,12 +108,18 @@ class PersistentLoop:
         self._programs = width // _COLUMNS
         self._layers, self._heads = layers, n_head
         gru_input, gru_bias = _behind_norm(weights.gru, weights.head_norm)
-        gru = [units_of(part.to(dtype)) for part in (gru_input, weights.gru.weight_hh_l0.detach())]
+        recurrent = weights.gru.get_parameter("weight_hh_l0").detach()
+        gru = [units_of(part.to(dtype)) for part in (gru_input, recurrent)]
         both = [lines_in_order(weights.up), columns_in_order(weights.down)]
         head = [lines_in_order(part[None]) for part in gru]
         # (items, programs, 2, bytes): layers, then the head
         self._items = torch.cat([torch.stack(both, 2), torch.stack(head, 2)]).contiguous()
-        small = [weights.down_bias, weights.out_bias, gru_bias, weights.gru.bias_hh_l0[2 * width :]]
+        small = [
+            weights.down_bias,
+            weights.out_bias,
+            gru_bias,
+            weights.gru.get_parameter("bias_hh_l0")[2 * width :],
+        ]
         for module in (weights.head_norm, weights.head_out):
             small += [module.weight, module.bias]
         small += [weights.points, weights.points_bias, weights.input_norm.weight, weights.input_norm.bias]
@@ -225,7 +231,7 @@ def why_not(
         return f"for 2 to {_MAX_TOKENS} waypoints, and at most as many memory tokens"
     if horizon * n_head > _MAX_HEADS or horizon * n_head * n_memory > width:
         return "too many heads for this width"
-    properties = torch.cuda.get_device_properties(device)
+    properties: Any = torch.cuda.get_device_properties(device)  # its stub lacks some
     if properties.major < 9 or properties.multi_processor_count < width // _COLUMNS:
         return f"needs compute capability 9 and {width // _COLUMNS} multiprocessors"
     if properties.shared_memory_per_block_optin < _shared_bytes(width, n_head, n_memory, horizon, layers):
@@ -265,10 +271,12 @@ def units_of(weight: torch.Tensor) -> torch.Tensor:
 
 def _behind_norm(gru: nn.GRU, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
     """A GRU's input weights (3 D, D) and bias (3 D,), the norm's and b_h of the first two gates folded in."""
-    weight = gru.weight_ih_l0.detach()
-    bias = gru.bias_ih_l0.detach() + weight @ norm.bias.detach().to(weight.dtype)
+    weight, bias, recurrent_bias = (
+        gru.get_parameter(f"{name}_l0").detach() for name in ("weight_ih", "bias_ih", "bias_hh")
+    )
+    bias = bias + weight @ norm.bias.detach().to(weight.dtype)
     width = weight.shape[1]
-    bias[: 2 * width] += gru.bias_hh_l0.detach()[: 2 * width]
+    bias[: 2 * width] += recurrent_bias[: 2 * width]
     return weight * norm.weight.detach().to(weight.dtype), bias
 
 
@@ -292,4 +300,5 @@ def _compiled(constants: dict[str, Any], device: torch.device) -> Any:
         if binary is None:
             binary, _ = _utils._nvrtc_compile(source, _NAME)
             write_entry(path, binary)
-        return _utils._cuda_load_module(binary, [_NAME])[_NAME]
+        kernels: Any = _utils._cuda_load_module(binary, [_NAME])
+        return kernels[_NAME]

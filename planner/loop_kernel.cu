@@ -11,9 +11,9 @@
 //   advance  one warp: one row's predicted noise, DDIM's step, the token of the next step
 //
 // The algebra, and what is folded into keys, values, `fold` and `fold_bias`, is that of kernels.py and fused_decoder.py.
-// Weights arrive in shared memory an item (a layer, or the head) ahead, in the order in which the tensor cores take
-// them (fused_loop.py); what else nobody writes is fetched into the L2 cache an item ahead and into registers before a
-// barrier. What one program writes and another reads bypasses the first-level caches, which are not coherent (.cg).
+// What nobody writes (weights, keys, values) is copied to shared memory an item (a layer, or the head) ahead by a warp of
+// its own; weights lie in memory in the order in which the tensor cores take them (fused_loop.py). What one program writes
+// and another reads is read behind a barrier, whose acquire empties the multiprocessor's first-level cache.
 //
 // Tensor-core products are m16n8k16. Within 32 places of the inner axis, lane 4 g + q takes the eight from 8 q on, the
 // first four in one product, the others in the next: a permutation that both operands share, so that each lane reads 16

@@ -44,7 +44,8 @@ def run(options: OwnScenarioOptions) -> None:
     folder = (options.out or new_run_folder("scenarios")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     types = options.types or tuple(SCENARIOS)
-    text, placed, missing = routes_for(types, town_maps(options.towns))
+    own, shipped = town_maps(options.towns)
+    text, placed, missing = routes_for(types, own | shipped)
     routes_file = folder / "routes.xml"
     routes_file.write_text(text)
     rows: list[dict[str, Any]] = [{"type": kind, "why": why} for kind, why in missing.items()]

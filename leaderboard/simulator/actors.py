@@ -80,7 +80,11 @@ class Actor:
 
 @dataclass(slots=True, eq=False)
 class Vehicle(Actor):
-    """A vehicle; `ackermann` is its target, if any: steer rad, steer rad/s, speed m/s, acceleration m/s2."""
+    """A vehicle.
+
+    `ackermann` is its target, if any: steer rad, steer rad/s, speed m/s, acceleration m/s2; `slippery` the
+    tyre friction of the trigger that it is in, if any.
+    """
 
     spec: VehicleSpec = field(kw_only=True)
     command: VehicleCommand = field(default_factory=VehicleCommand)
@@ -88,11 +92,13 @@ class Vehicle(Actor):
     ackermann_settings: tuple[float, ...] = (0.15, 0.0, 0.25, 0.01, 0.0, 0.01)
     colour_rgb: tuple[int, int, int] = (128, 128, 128)
     light_flags: int = 0
+    open_doors: int = 0
     speed_limit_kmh: float = DEFAULT_SPEED_LIMIT_KMH
     light_id: int = 0
     gear: int = 0
     engine_rpm: float = 0.0
     physics_control: list[Any] | None = None
+    slippery: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -108,6 +114,13 @@ class Walker(Actor):
 @dataclass(slots=True, eq=False)
 class Prop(Actor):
     """A static prop."""
+
+
+@dataclass(slots=True, eq=False)
+class FrictionTrigger(Actor):
+    """A box, `box`, in which tyres have another friction (`Trigger/FrictionTrigger.cpp`)."""
+
+    tire_friction: float = 3.5
 
 
 @dataclass(slots=True, eq=False)

@@ -11,6 +11,8 @@ from enum import Enum
 POLL_PERIOD_S = 0.005
 #: how long the gate may stay shut, and how long it waits for a polling thread to come to it
 _LONGEST_S = 2.0
+#: a restarted Traffic Manager that polls has asked a second time after so long
+_FRESH_S = 0.15
 
 
 class _Restart(Enum):
@@ -28,6 +30,7 @@ class _Client:
         self.asked_at = 0.0
         self.asked_in_frame = -1
         self.polled_at = 0.0
+        self.fresh_until = 0.0
         self.waiting = 0
         self.shut: asyncio.Event | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -66,6 +69,7 @@ class SettingsGate:
             state.polled_at = now
         if state.restart is _Restart.READING_MAP:
             state.restart = _Restart.NONE
+            state.fresh_until = now + _FRESH_S
         if state.shut is not None:
             state.waiting += 1
             try:
@@ -106,7 +110,8 @@ class SettingsGate:
             state.shut = asyncio.Event()
             state.timer = asyncio.get_running_loop().call_later(_LONGEST_S, self.open, client)
         until = time.monotonic() + _LONGEST_S
-        while not state.waiting and time.monotonic() < min(until, state.polled_at + hold_s):
+        polls_until = max(state.polled_at + hold_s, state.fresh_until)
+        while not state.waiting and time.monotonic() < min(until, polls_until):
             await asyncio.sleep(0.001)
 
     def open(self, client: object) -> None:

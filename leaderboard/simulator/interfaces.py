@@ -194,6 +194,7 @@ class DrawnActor:
         tag: semantic tag.
         light_flags: CARLA's `VehicleLightState` bits.
         stride_m: distance walked so far, for the gait of walkers.
+        open_doors: of a vehicle, a bit for each of front left, front right, rear left, rear right.
     """
 
     actor_id: int
@@ -204,6 +205,7 @@ class DrawnActor:
     tag: Tag
     light_flags: int = 0
     stride_m: float = 0.0
+    open_doors: int = 0
 
 
 @dataclass(frozen=True, slots=True)

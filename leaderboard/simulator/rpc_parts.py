@@ -9,6 +9,9 @@ from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.rpc import value, void
 from tickdrive.leaderboard.simulator.simulation import Simulation
 
+#: `carla.VehicleDoor.All`
+_ALL_DOORS = 6
+
 
 class PartService:
     """RPC methods of components, bones, sockets, doors and wheels.
@@ -43,13 +46,21 @@ class PartService:
 
     @void
     def open_vehicle_door(self, actor_id: Any, door: Any) -> None:
-        """Doors here are painted on."""
-        self._check(actor_id, Vehicle)
+        """Open a door, for cameras and LiDARs; without effect where the blueprint has no doors that open."""
+        self._turn(actor_id, door, True)
 
     @void
     def close_vehicle_door(self, actor_id: Any, door: Any) -> None:
-        """Doors here are painted on."""
-        self._check(actor_id, Vehicle)
+        """Shut a door."""
+        self._turn(actor_id, door, False)
+
+    def _turn(self, actor_id: Any, door: Any, is_open: bool) -> None:
+        vehicle = self._sim.world.get_as(wire.integer(actor_id, "actor"), Vehicle)
+        number = wire.integer(door, "door", 0, _ALL_DOORS)
+        # bonnet and boot stay shut
+        bits = 0b1111 if number == _ALL_DOORS else (1 << number) & 0b1111
+        if vehicle.attribute("has_dynamic_doors") == "true":
+            vehicle.open_doors = vehicle.open_doors | bits if is_open else vehicle.open_doors & ~bits
 
     # walkers
 

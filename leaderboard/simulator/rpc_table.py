@@ -64,7 +64,7 @@ _NO_BONES = "Actors here have no bones: an empty list."
 _NO_REPLAY = "Nothing is replayed."
 _NO_RECORDER = "Nothing is recorded; the answer says so and names `tickdrive record`."
 _NO_DRAWING = "There is no window to draw in."
-_LAMPS = "Street lamps belong to the scenery and light by the sun's height."
+_LAMPS = "Street lamps; of other lights there are none."
 _USE_SENSORS = "Use sensor.camera.depth, semantic_segmentation or instance_segmentation."
 _USE_TRANSFORM = "Use the actor's get_transform()."
 _NO_COMPONENTS = "Actors here are of one piece."
@@ -115,9 +115,9 @@ _GROUPS: dict[str, tuple[Rpc, ...]] = {
         _refused("apply_color_texture_to_objects", _NO_TEXTURES, _CARLA),
         _refused("apply_float_color_texture_to_objects", _NO_TEXTURES, _CARLA),
         _harmless("set_annotations_traverse_translucency", "Nothing here is translucent."),
-        _harmless("query_lights_state", f"{_LAMPS} The light manager is empty."),
-        _harmless("update_lights_state", _LAMPS),
-        _harmless("update_day_night_cycle", _LAMPS),
+        _served("query_lights_state", _LAMPS),
+        _served("update_lights_state"),
+        _served("update_day_night_cycle"),
         _harmless("draw_debug_shape", _NO_DRAWING),
         _harmless("clear_debug_shape", _NO_DRAWING),
         _harmless("clear_debug_string", _NO_DRAWING),
@@ -173,8 +173,10 @@ _GROUPS: dict[str, tuple[Rpc, ...]] = {
         _harmless("set_wheel_steer_direction", "Only for show on a CARLA server, and not shown."),
         _harmless("get_wheel_pitch_angle", "Always 0."),
         _harmless("set_wheel_pitch_angle", "Only for show on a CARLA server, and not shown."),
-        _harmless("open_vehicle_door", "Doors are painted on."),
-        _harmless("close_vehicle_door", "Doors are painted on."),
+        _served(
+            "open_vehicle_door", "Cameras and LiDARs see it; it strikes nothing. Bonnet and boot stay shut."
+        ),
+        _served("close_vehicle_door"),
         _served("set_actor_autopilot", "The Traffic Manager, in the client, drives."),
         _harmless("get_vehicle_bone_world_transforms", _NO_BONES),
         _refused("enable_carsim", "CarSim is not part of this simulator.", _OWN_PHYSICS),

@@ -13,18 +13,20 @@ import numpy as np
 
 from tickdrive.leaderboard.simulator.client_gate import SettingsGate
 from tickdrive.leaderboard.simulator.episode import OPENDRIVE_MAP, EpisodeSettings, Town
-from tickdrive.leaderboard.simulator.interfaces import Box, Tag
 from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.rpc import MAX_REQUEST_BYTES, value, void
 from tickdrive.leaderboard.simulator.protocol.streams import WORLD_STREAM
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
 from tickdrive.leaderboard.simulator.rpc_table import refusal
+from tickdrive.leaderboard.simulator.scene.objects import EnvironmentObject
 from tickdrive.leaderboard.simulator.simulation import LOAD_HOLD_S, Simulation
 from tickdrive.leaderboard.simulator.spawn import pack_definitions
 
 VERSION = "0.9.16"
 _ANY_TAG = 255
 _MAX_HITS = 32
+#: a client on this machine has read a snapshot, and its Traffic Manager has made a step, after so long
+_SEEN_S = 0.1
 _NO_RECORDER = "This simulator records nothing: use `tickdrive record`."
 
 
@@ -71,13 +73,34 @@ class WorldService:
             town = loop.run_in_executor(None, self._sim.library.named, short)
         if any(owner is client for _, owner in self._sim.traffic_managers.values()):
             town = self._when_built(town, client)
+        elif self._sim.traffic_managers:
+            town = self._when_built(town, None)
         await self._sim.load(town, reset)
         await self._gate.shut(client, LOAD_HOLD_S)
 
-    async def _when_built(self, town: Awaitable[Town], client: object) -> Town:
+    async def _when_built(self, town: Awaitable[Town], client: object | None) -> Town:
         built = await town
-        self._gate.expect_restart(client)
+        if not self._sim.settings.synchronous:
+            await self._clear_traffic()
+        if client is not None:
+            self._gate.expect_restart(client)
         return built
+
+    async def _clear_traffic(self) -> None:
+        """Take away the vehicles before the town, while no asynchronous Traffic Manager is in a step.
+
+        Of a vehicle that the newest snapshot has not, the client makes up a state of uninitialised memory;
+        in the midst of a step its Traffic Manager takes a speed limit from it, asks for landmarks within
+        a negative distance, and `Map::GetNext` throws, which ends the client's process.
+        """
+        owners = {id(owner): owner for _, owner in self._sim.traffic_managers.values()}.values()
+        for owner in owners:
+            await self._gate.shut(owner, LOAD_HOLD_S)
+        self._sim.clear_vehicles()
+        await asyncio.sleep(_SEEN_S)
+        for owner in owners:
+            self._gate.open(owner)
+        await asyncio.sleep(_SEEN_S)
 
     @void
     def copy_opendrive_to_file(self, xodr: Any, parameters: Any = None) -> None:
@@ -174,7 +197,9 @@ class WorldService:
     @void
     def set_weather_parameters(self, weather: Any) -> None:
         """Set the weather."""
-        self._sim.world.weather = wire.weather(weather)
+        world = self._sim.world
+        world.weather = wire.weather(weather)
+        world.street_lights.follow(world.weather)
 
     @value
     def get_imui_gravity(self) -> float:
@@ -187,31 +212,28 @@ class WorldService:
         if abs(wire.number(gravity, "gravity") - 9.81) > 0.01:
             raise refusal("set_imui_gravity")
 
-    def _objects(self, tag: Any) -> list[tuple[int, Box, Tag]]:
+    def _objects(self, tag: Any) -> list[EnvironmentObject]:
         wanted = wire.integer(tag, "tag", 0, 255)
-        return [
-            (index + 1, solid.box, solid.tag)
-            for index, solid in enumerate(self._sim.world.town.scene.solids)
-            if wanted in (_ANY_TAG, solid.tag)
-        ]
+        objects = self._sim.world.town.scene.environment_objects
+        return [each for each in objects if wanted in (_ANY_TAG, each.tag)]
 
     @value
     def get_all_level_BBs(self, tag: Any) -> list[Any]:
-        """World bounding boxes of the town's solids of a tag."""
-        return [wire.pack_box(box, 0) for _, box, _ in self._objects(tag)]
+        """World bounding boxes of the town's objects of a tag."""
+        return [wire.pack_box(each.box, 0) for each in self._objects(tag)]
 
     @value
     def get_environment_objects(self, tag: Any) -> list[Any]:
-        """The town's solids of a tag, with ids that hold for the town."""
+        """The town's objects of a tag, with ids that hold for the town."""
         return [
             [
-                wire.pack_pose(box.pose),
-                wire.pack_box(box, 0),
-                number,
-                f"{kind.name.title()}_{number}",
-                int(kind),
+                wire.pack_pose(each.box.pose),
+                wire.pack_box(each.box, 0),
+                each.object_id,
+                each.name,
+                int(each.tag),
             ]
-            for number, box, kind in self._objects(tag)
+            for each in self._objects(tag)
         ]
 
     @void
@@ -223,14 +245,16 @@ class WorldService:
     @value
     def get_names_of_all_objects(self) -> list[str]:
         """Names as in `get_environment_objects`."""
-        return [f"{kind.name.title()}_{number}" for number, _, kind in self._objects(_ANY_TAG)]
+        return [each.name for each in self._objects(_ANY_TAG)]
 
     # rays
 
     def _renderer(self) -> Any:
         world = self._sim.world
         renderer = world.town.renderer
-        renderer.begin_tick(world.drawn_actors(), world.light_colours(), world.weather)
+        renderer.begin_tick(
+            world.drawn_actors(), world.light_colours(), world.weather, world.street_lights.drawn()
+        )
         return renderer
 
     @value
@@ -294,20 +318,22 @@ class WorldService:
         """Forget one."""
         return self._sim.traffic_managers.pop(wire.integer(port, "port", 0, 65535), None) is not None
 
-    # what needs no answer here
+    # street lamps, and what needs no answer here
 
     @value
     def query_lights_state(self, client_id: Any = None) -> list[Any]:
-        """Street lights are scenery."""
-        return []
+        """State of the street lamps."""
+        return self._sim.world.street_lights.pack()
 
     @void
     def update_lights_state(self, client_id: Any, lights: Any, discard: Any = False) -> None:
-        """Street lights are scenery."""
+        """Switch, dim and colour street lamps."""
+        self._sim.world.street_lights.update(lights)
 
     @void
     def update_day_night_cycle(self, client_id: Any, active: Any) -> None:
-        """There is no day and night cycle."""
+        """Let street lamps follow the sun, or stay as they are."""
+        self._sim.world.street_lights.set_cycle(wire.boolean(active, "active"))
 
     @void
     def set_annotations_traverse_translucency(self, enable: Any) -> None:

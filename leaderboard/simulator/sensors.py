@@ -24,6 +24,7 @@ _CAMERAS = {
     "sensor.camera.depth": ("depth", SensorKind.DEPTH),
     "sensor.camera.semantic_segmentation": ("semantic_segmentation", SensorKind.SEMANTIC),
     "sensor.camera.instance_segmentation": ("instance_segmentation", SensorKind.INSTANCE),
+    "sensor.camera.normals": ("normals", SensorKind.NORMALS),
 }
 
 
@@ -48,7 +49,10 @@ class View:
         if self._renderer is None:
             self._renderer = self.world.town.renderer
             self._renderer.begin_tick(
-                self.world.drawn_actors(), self.world.light_colours(), self.world.weather
+                self.world.drawn_actors(),
+                self.world.light_colours(),
+                self.world.weather,
+                self.world.street_lights.drawn(),
             )
         return self._renderer
 
@@ -76,9 +80,9 @@ class Sensor(Protocol):
 
 
 class Attributes:
-    """Reads a sensor's attributes, which are text, and refuses what cannot be used."""
+    """Reads an actor's attributes, which are text, and refuses what cannot be used."""
 
-    def __init__(self, actor: SensorActor) -> None:
+    def __init__(self, actor: Actor) -> None:
         self._actor = actor
 
     def number(self, name: str, default: float, low: float = -1e9, high: float = 1e9) -> float:
@@ -99,21 +103,31 @@ class Attributes:
         return int(self.number(name, default, low, high))
 
 
+def camera_spec(actor: SensorActor) -> CameraSpec:
+    """Size and field of view that a camera was asked for.
+
+    Raises:
+        RequestError: an attribute cannot be used.
+    """
+    read = Attributes(actor)
+    spec = CameraSpec(
+        read.whole("image_size_x", 800, 1, 8192),
+        read.whole("image_size_y", 600, 1, 8192),
+        read.number("fov", 90.0, 1.0, 175.0),
+    )
+    if spec.width * spec.height > _MAX_PIXELS:
+        raise RequestError(f"An image of {spec.width}x{spec.height} is too large.")
+    return spec
+
+
 class Camera:
-    """Colour, depth, semantic and instance cameras, in CARLA's encodings."""
+    """Colour, depth, normals, semantic and instance cameras, in CARLA's encodings."""
 
     needs_rendering = True
 
     def __init__(self, actor: SensorActor, world: World) -> None:
-        read = Attributes(actor)
         self._view_kind, self._kind = _CAMERAS[actor.type_id]
-        self._spec = CameraSpec(
-            read.whole("image_size_x", 800, 1, 8192),
-            read.whole("image_size_y", 600, 1, 8192),
-            read.number("fov", 90.0, 1.0, 175.0),
-        )
-        if self._spec.width * self._spec.height > _MAX_PIXELS:
-            raise RequestError(f"An image of {self._spec.width}x{self._spec.height} is too large.")
+        self._spec = camera_spec(actor)
 
     def track(self, actor: SensorActor, delta_s: float) -> None:
         """Cameras remember nothing."""

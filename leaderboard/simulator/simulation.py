@@ -10,6 +10,7 @@ from typing import Any
 
 from tickdrive.leaderboard.simulator.actors import (
     Actor,
+    Vehicle,
     contact_sides,
     describe,
     describe_town_part,
@@ -110,6 +111,13 @@ class Simulation:
             self.publish()
             await asyncio.sleep(LOAD_HOLD_S)
 
+    def clear_vehicles(self) -> None:
+        """Take away all vehicles and show a world without them."""
+        for vehicle in list(self.world.of_kind(Vehicle)):
+            if vehicle.actor_id in self.world.actors:
+                self.world.remove(vehicle.actor_id)
+        self.publish()
+
     # ticking
 
     def publish(self) -> int:
@@ -133,8 +141,9 @@ class Simulation:
 
     def _send_world(self, delta_s: float) -> None:
         if self.hub.is_heard(WORLD_STREAM):
-            self.hub.send(WORLD_STREAM, world_frame(self.world, delta_s, self._map_changed))
-            self._map_changed = False
+            lamps = self.world.street_lights
+            self.hub.send(WORLD_STREAM, world_frame(self.world, delta_s, self._map_changed, lamps.changed))
+            self._map_changed = lamps.changed = False
         self._frame_done.set()
         self._frame_done = asyncio.Event()
 

@@ -16,13 +16,19 @@ _NO_FAILURE = 0
 _NOWHERE = Pose()
 
 
-def world_frame(world: World, delta_s: float, map_changed: bool) -> bytes:
+def world_frame(world: World, delta_s: float, map_changed: bool, lights_changed: bool = False) -> bytes:
     """Header, episode state, and 119 bytes for every live actor.
 
     Clients take `get_actors()`, `is_alive` and every transform from here alone, so every actor is listed.
     """
     episode = frames.EPISODE_STATE.pack(
-        world.episode_id, time.time(), delta_s, 0, 0, 0, frames.MAP_CHANGED if map_changed else 0
+        world.episode_id,
+        time.time(),
+        delta_s,
+        0,
+        0,
+        0,
+        frames.MAP_CHANGED * map_changed + frames.LIGHTS_CHANGED * lights_changed,
     )
     return b"".join(
         (

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tickdrive.leaderboard.simulator.actors import Actor, Prop, SensorActor, Vehicle, Walker
+from tickdrive.leaderboard.simulator.actors import Actor, FrictionTrigger, Prop, SensorActor, Vehicle, Walker
 from tickdrive.leaderboard.simulator.blueprints.library import BLUEPRINTS, prop_box, vehicle_spec, walker_box
+from tickdrive.leaderboard.simulator.blueprints.others import FRICTION_TRIGGER, STATIC_MESH
+from tickdrive.leaderboard.simulator.blueprints.sensors import SERVED_SENSORS, UNSERVED_SENSORS
 from tickdrive.leaderboard.simulator.geometry import Pose, compose
 from tickdrive.leaderboard.simulator.inertial import Gnss, Imu
 from tickdrive.leaderboard.simulator.interfaces import Box, Tag
+from tickdrive.leaderboard.simulator.motion_cameras import EventCamera, FlowCamera
 from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
 from tickdrive.leaderboard.simulator.sensors import Attributes, build_camera_like
@@ -115,12 +118,26 @@ def _make(world: World, type_id: str, attributes: tuple[tuple[str, int, str], ..
         return vehicle
     if family == "walker":
         return Walker(world.new_id(), type_id, uid, attributes, pose, walker_box(type_id), (Tag.PEDESTRIAN,))
+    if type_id == FRICTION_TRIGGER:
+        return _trigger(Actor(world.new_id(), type_id, uid, attributes, pose))
+    if type_id == STATIC_MESH:
+        raise RequestError(
+            f"{STATIC_MESH} shows a mesh of Unreal's, and there is none here.",
+            "Choose one of static.prop.*, for its size see docs/blueprints.md.",
+        )
+    if family == "util":
+        return Actor(world.new_id(), type_id, uid, attributes, pose)
     if family == "static":
         return Prop(world.new_id(), type_id, uid, attributes, pose, prop_box(type_id), (Tag.STATIC,))
     if family == "controller":
         raise RequestError(
             "This simulator has no navigation mesh for controller.ai.walker.",
             "Drive walkers with carla.WalkerControl.",
+        )
+    if type_id in UNSERVED_SENSORS:
+        raise RequestError(
+            f"This simulator does not serve {type_id}: {UNSERVED_SENSORS[type_id]}",
+            f"Served are {', '.join(SERVED_SENSORS)}.",
         )
     sensor = SensorActor(world.new_id(), type_id, uid, attributes, pose)
     sensor.sensor_tick_s = Attributes(sensor).number("sensor_tick", 0.0, 0.0)
@@ -129,8 +146,27 @@ def _make(world: World, type_id: str, attributes: tuple[tuple[str, int, str], ..
         sensor.sensor = Gnss(sensor, world)
     elif type_id == "sensor.other.imu":
         sensor.sensor = Imu(sensor, world)
+    elif type_id == "sensor.camera.optical_flow":
+        sensor.sensor = FlowCamera(sensor, world)
+    elif type_id == "sensor.camera.dvs":
+        sensor.sensor = EventCamera(sensor, world)
     sensor.stream_id = world.new_stream()
     return sensor
+
+
+def _trigger(actor: Actor) -> FrictionTrigger:
+    read = Attributes(actor)
+    # Unreal's centimetres
+    x, y, z = (read.number(f"extent_{axis}", 1.0, 0.0, 1e9) / 100.0 for axis in "xyz")
+    return FrictionTrigger(
+        actor.actor_id,
+        actor.type_id,
+        actor.blueprint_uid,
+        actor.attributes,
+        actor.pose,
+        Box(Pose(), (x, y, z)),
+        tire_friction=read.number("friction", 3.5, 0.0, 100.0),
+    )
 
 
 def _require_free(world: World, actor: Actor) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tickdrive.leaderboard.simulator.actors import (
     Actor,
+    FrictionTrigger,
     SensorActor,
     TrafficLight,
     TrafficSign,
@@ -19,7 +20,7 @@ from tickdrive.leaderboard.simulator.actors import (
     into_frame,
 )
 from tickdrive.leaderboard.simulator.episode import Town
-from tickdrive.leaderboard.simulator.geometry import Pose, compose
+from tickdrive.leaderboard.simulator.geometry import Pose, compose, rotation_matrix
 from tickdrive.leaderboard.simulator.interfaces import (
     Box,
     Contact,
@@ -31,6 +32,7 @@ from tickdrive.leaderboard.simulator.interfaces import (
 )
 from tickdrive.leaderboard.simulator.physics.engine import PhysicsEngine
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
+from tickdrive.leaderboard.simulator.street_lights import StreetLights
 from tickdrive.leaderboard.simulator.towns.lights import TrafficLightSystem
 
 AnyActor = TypeVar("AnyActor", bound=Actor)
@@ -88,11 +90,13 @@ class World:
         self.actors: dict[int, Actor] = {}
         self.physics = PhysicsEngine(town.scene.ground, town.scene.solids)
         furniture = town.network.furniture
+        self.street_lights = StreetLights(town.scene.lamps.positions)
         self.lights = TrafficLightSystem(furniture.lights, seed)
         self._ids = ids
         self._on_removed = on_removed
         self._spawned_sensors = 0
         self._first_id = ids.actor
+        self._triggers: list[FrictionTrigger] = []
         self.spectator = self.add(Actor(self.new_id(), "spectator", 0, (), _SPECTATOR))
         self.light_by_sign: dict[str, TrafficLight] = {}
         for light in furniture.lights:
@@ -145,6 +149,8 @@ class World:
     def add(self, actor: AnyActor) -> AnyActor:
         """Take in an actor; its id must be fresh."""
         self.actors[actor.actor_id] = actor
+        if isinstance(actor, FrictionTrigger):
+            self._triggers.append(actor)
         return actor
 
     def remove(self, actor_id: int) -> None:
@@ -161,6 +167,9 @@ class World:
         del self.actors[actor_id]
         if actor.is_solid:
             self.physics.remove(actor_id)
+        if isinstance(actor, FrictionTrigger):
+            self._triggers.remove(actor)
+            self._set_friction()
         self._on_removed(actor)
 
     def get(self, actor_id: int) -> Actor:
@@ -209,12 +218,27 @@ class World:
                 if command != vehicle.command:
                     vehicle.command = command
                     self.physics.set_vehicle_command(vehicle.actor_id, command)
+        if self._triggers:
+            self._set_friction()
         contacts = self.physics.step(delta_s)
         self._ids.frame += 1
         self.elapsed_s += delta_s
         self._read_back(delta_s)
         self._move_mounted()
         return contacts
+
+    def _set_friction(self) -> None:
+        """Give vehicles the tyre friction of the trigger that their centre is in, or their own again."""
+        for vehicle in self.of_kind(Vehicle):
+            inside = [each for each in self._triggers if _contains(each, vehicle.box_in_world().pose)]
+            friction = inside[-1].tire_friction if inside else None
+            if friction == vehicle.slippery:
+                continue
+            vehicle.slippery, spec = friction, vehicle.spec
+            if friction is not None:
+                wheels = tuple(replace(wheel, tire_friction=friction) for wheel in spec.wheels)
+                spec = replace(spec, wheels=wheels)
+            self.physics.set_vehicle_spec(vehicle.actor_id, spec)
 
     def skip_frame(self) -> None:
         """Number a snapshot without moving anything."""
@@ -275,6 +299,7 @@ class World:
                     actor.tags[0] if actor.tags else Tag.NONE,
                     vehicle.light_flags if vehicle else 0,
                     actor.stride_m if isinstance(actor, Walker) else 0.0,
+                    vehicle.open_doors if vehicle else 0,
                 )
             )
         return drawn
@@ -282,6 +307,12 @@ class World:
     def sensors(self) -> list[SensorActor]:
         """All sensors, by id."""
         return list(self.of_kind(SensorActor))
+
+
+def _contains(trigger: FrictionTrigger, pose: Pose) -> bool:
+    frame = trigger.pose
+    offset = rotation_matrix(frame.pitch, frame.yaw, frame.roll).T @ (pose.location - frame.location)
+    return bool(np.all(np.abs(offset) <= trigger.box.extent))
 
 
 def ackermann_command(vehicle: Vehicle, delta_s: float) -> VehicleCommand:

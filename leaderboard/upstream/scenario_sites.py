@@ -22,10 +22,12 @@ _JUNCTION_TRIGGER_M = 30.0
 # place, so the longest that a town has is taken
 _SIZES = ((60.0, 300.0, 120.0), (50.0, 200.0, 80.0), (30.0, 120.0, 40.0))
 _CAR_M = 2.0
+# the route goes on so far, through whatever comes: a probe that has arrived ends its scenario unfinished
+_TAIL_M = 240.0
+_RAMP_M = 60.0
 _BESIDE = {
     "parking": (carla.LaneType.Parking, carla.LaneType.Shoulder),
     "bicycles": (carla.LaneType.Biking,),
-    "lanes to the right": (carla.LaneType.Driving,),
 }
 Parameters = Mapping[str, str | tuple[str, str]]
 _TWO_WAYS = (
@@ -43,7 +45,7 @@ class Need:
     """What a scenario type asks of a road.
 
     Attributes:
-        road: "lane", "lanes" (another in the same direction, to the left), "lanes to the right", "two ways"
+        road: "lane", "lanes" (another in the same direction, to the left), "two ways"
             (the next lane is the opposite one), "parking" or "bicycles" (room for them beside), "junction".
         turn: of the route through a junction: left, right or straight.
         signals: whether the junction has lights; None: either.
@@ -51,7 +53,8 @@ class Need:
         parameters: of the scenario: name -> value, or (from, to).
         at_start: it triggers where the route begins.
         flow: traffic: "beside" the route in the lane to its left, "through" the junction as the route,
-            "across" it towards the route, or "cut in".
+            "across" it towards the route, "main road" past the arm that the route comes from, or "ramp": a
+            vehicle that comes into the lane to the right of the route.
     """
 
     road: str
@@ -100,7 +103,7 @@ NEEDS: Mapping[str, Need] = {
         at_start=True,
     ),
     "StaticCutIn": Need("lanes", parameters={"distance": "50", "direction": "left"}),
-    "HighwayCutIn": Need("lanes to the right", flow="cut in"),
+    "HighwayCutIn": Need("junction", "straight", False, flow="ramp"),
     "SequentialLaneChange": Need("lanes"),
     "YieldToEmergencyVehicle": Need("lanes", parameters={"distance": "30"}),
     "EnterActorFlow": Need("lanes", parameters=_FLOW, flow="beside"),
@@ -109,7 +112,7 @@ NEEDS: Mapping[str, Need] = {
     "MergerIntoSlowTraffic": Need("lanes", parameters=_FLOW, flow="beside"),
     "MergerIntoSlowTrafficV2": Need("junction", parameters=_FLOW, flow="through"),
     "InterurbanActorFlow": Need("junction", "left", False, True, _FLOW, flow="across"),
-    "InterurbanAdvancedActorFlow": Need("junction", "left", False, True, _FLOW, flow="across"),
+    "InterurbanAdvancedActorFlow": Need("junction", "left", parameters=_FLOW, flow="main road"),
     "CrossingBicycleFlow": Need("bicycles", parameters=_FLOW, flow="beside"),
     "BlockedIntersection": Need("junction", "left"),
     "PedestrianCrossing": Need("junction", "straight", True),
@@ -139,10 +142,19 @@ NEEDS: Mapping[str, Need] = {
 
 @dataclass(frozen=True)
 class Site:
-    """A place for a scenario: a route's waypoints, and where the scenario triggers."""
+    """A place for a scenario.
+
+    Attributes:
+        waypoints: of the route, as far as the scenario's road goes.
+        trigger: where the scenario triggers.
+        tail: how the route goes on.
+        traffic: start and end of the traffic, where they do not follow from the waypoints.
+    """
 
     waypoints: tuple[carla.Waypoint, ...]
     trigger: carla.Waypoint
+    tail: tuple[carla.Waypoint, ...] = ()
+    traffic: tuple[carla.Waypoint, ...] = ()
 
 
 def find_sites(town: carla.Map, need: Need, size: tuple[float, float, float] = _SIZES[-1]) -> Iterator[Site]:
@@ -214,11 +226,63 @@ def _junction_site(start: carla.Waypoint, need: Need, beyond_m: float) -> Site |
     for exit_ in exits:
         if _turn(before, exit_) == need.turn:
             beyond = _straight_on(exit_, beyond_m)
-            if beyond is not None:
+            traffic = () if beyond is None else _traffic(need, before, way[-1], exits, exit_, beyond[-1])
+            if beyond is not None and traffic is not None:
                 at = len(way) - int(_JUNCTION_RUN_UP_M / _STEP_M)
                 trigger = way[len(way) - int(_JUNCTION_TRIGGER_M / _STEP_M)]
-                return Site((way[at], beyond[5], beyond[-1]), trigger)
+                tail = tuple(_onward(beyond[-1], _TAIL_M))
+                return Site((way[at], beyond[5], beyond[-1]), trigger, tail, traffic)
     return None
+
+
+def _onward(start: carla.Waypoint, length_m: float) -> Iterator[carla.Waypoint]:
+    """Waypoints every 30 m, as straight on as the roads go, each outside a junction."""
+    here, travelled_m, told_m = start, 0.0, 0.0
+    while travelled_m < length_m:
+        following = here.next(_STEP_M)
+        if not following:
+            return
+        here = min(following, key=lambda each: abs(_bend(start, each)))
+        travelled_m += _STEP_M
+        if not here.is_junction:
+            start = here
+            if travelled_m - told_m >= 30.0:
+                told_m = travelled_m
+                yield here
+
+
+def _traffic(
+    need: Need,
+    before: carla.Waypoint,
+    inside: carla.Waypoint,
+    exits: Sequence[carla.Waypoint],
+    exit_: carla.Waypoint,
+    beyond: carla.Waypoint,
+) -> tuple[carla.Waypoint, ...] | None:
+    """Start and end of a junction's traffic; empty if it follows from the route, None if it cannot be."""
+    if need.flow == "main road":
+        oncoming = beyond.get_left_lane()
+        right = next((each for each in exits if _turn(before, each) == "right"), None)
+        end = None if right is None else next(iter(right.next(40.0)), None)
+        opposite = None if end is None else end.get_left_lane()
+        lanes = (oncoming, opposite)
+        if any(each is None or each.lane_type != carla.LaneType.Driving for each in lanes):
+            return None
+        return oncoming, end
+    if need.flow == "ramp":
+        for entry, _ in inside.get_junction().get_waypoints(carla.LaneType.Driving):
+            merged = _through(entry)
+            left = None if merged is None else merged.get_left_lane()
+            ramp = entry.previous(_RAMP_M)
+            if (
+                left is not None
+                and (left.road_id, left.lane_id) == (exit_.road_id, exit_.lane_id)
+                and ramp
+                and ramp[0].road_id != before.road_id
+            ):
+                return ramp[0], ramp[0]
+        return None
+    return ()
 
 
 def _through(inside: carla.Waypoint) -> carla.Waypoint | None:
@@ -234,15 +298,19 @@ def _through(inside: carla.Waypoint) -> carla.Waypoint | None:
 
 
 def _turn(before: carla.Waypoint, after: carla.Waypoint) -> str:
-    bend = (after.transform.rotation.yaw - before.transform.rotation.yaw + 180.0) % 360.0 - 180.0
+    bend = _bend(before, after)
     if abs(bend) < _TURN_DEG / 2:
         return "straight"
     return "none" if abs(bend) < _TURN_DEG or abs(bend) > 180 - _TURN_DEG else "right" if bend > 0 else "left"
 
 
+def _bend(before: carla.Waypoint, after: carla.Waypoint) -> float:
+    return float((after.transform.rotation.yaw - before.transform.rotation.yaw + 180.0) % 360.0 - 180.0)
+
+
 def route_xml(route_id: str, town: str, kind: str, need: Need, site: Site) -> str:
     """A `<route>` with the scenario."""
-    places = "".join(f"<position {_place(each)}/>" for each in site.waypoints)
+    places = "".join(f"<position {_place(each)}/>" for each in (*site.waypoints, *site.tail))
     values = "".join(
         f"<{name} from={quoteattr(value[0])} to={quoteattr(value[1])}/>"
         if isinstance(value, tuple)
@@ -262,21 +330,22 @@ def _flow(need: Need, site: Site) -> str:
     """Start and end of the traffic that some scenarios send."""
     if not need.flow:
         return ""
-    if need.flow == "across":  # from the far side of the junction towards it
+    if site.traffic:
+        ends = list(site.traffic)
+    elif need.flow == "across":  # from the far side of the junction towards it
         start, end = site.waypoints[-1], site.waypoints[0]
         ends = [each.get_left_lane() or each for each in (start, end)]
     elif need.flow == "through":
         ends = [site.trigger.next(10.0)[0], site.waypoints[-1]]
     else:
-        side = site.trigger.get_right_lane() if need.flow == "cut in" else site.trigger.get_left_lane()
-        lane = side or site.trigger
+        lane = site.trigger.get_left_lane() or site.trigger
         behind, ahead = lane.previous(25.0), lane.next(120.0)
         if need.road == "bicycles":
             lane = site.trigger.get_right_lane() or site.trigger
         ends = [(behind or [lane])[0], (ahead or [lane])[0]]
     first, second = (
         ("other_actor_location", "end_location")
-        if need.flow == "cut in"
+        if need.flow == "ramp"
         else ("start_actor_flow", "end_actor_flow")
     )
     return f"<{first} {_place(ends[0])}/><{second} {_place(ends[1])}/>"

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from tickdrive.leaderboard.simulator.blueprints.library import (
@@ -7,6 +9,7 @@ from tickdrive.leaderboard.simulator.blueprints.library import (
     vehicle_spec,
     walker_box,
 )
+from tickdrive.leaderboard.simulator.blueprints.table import markdown
 from tickdrive.leaderboard.simulator.interfaces import Tag
 from tickdrive.planner.errors import ServerError
 
@@ -32,6 +35,13 @@ def test_library_is_as_complete_as_carla_0916():
     ):
         assert f"static.prop.{name}" in BLUEPRINTS
     assert "controller.ai.walker" in BLUEPRINTS
+
+
+def test_docs_are_the_table():
+    path = Path(__file__).parents[2] / "docs" / "blueprints.md"
+    assert path.read_text() == markdown(), (
+        "run: python -m tickdrive.leaderboard.simulator.blueprints.table > docs/blueprints.md"
+    )
 
 
 def test_every_default_is_of_its_type_and_recommended():

@@ -59,7 +59,6 @@ _NOT_SENT = {
     "send": "the client stops it where the sensor is no V2X sensor",
     "get_navigation_mesh": "asked for where get_required_files names files",
     "get_traffic_manager_running": "asked for by a second client of a Traffic Manager",
-    "update_lights_state": "needs lights",
     "set_actor_autopilot": "inside apply_batch only",
     "set_walker_state": "inside apply_batch only",
     "console_command": "inside apply_batch only",

@@ -300,6 +300,18 @@ def test_without_ground_below_a_car_falls(ground, z):
     assert run(engine, 1.0, throttle=1.0)[-1].pose.z == pytest.approx(z - G / 2, abs=0.5)
 
 
+def test_a_hard_landing_is_a_collision_with_the_ground_a_soft_one_is_none():
+    for height, wanted in ((15.0, True), (0.5, False)):
+        engine = drive(pose=Pose(z=height))
+        contacts = [each for _ in range(60) for each in engine.step(DT)]
+        assert bool(contacts) == wanted
+    engine = drive(pose=Pose(z=15.0))
+    (contact,) = [each for _ in range(60) for each in engine.step(DT)]
+    fallen_mps = math.sqrt(2.0 * G * 15.0)
+    assert contact.other_tag == Tag.GROUND
+    assert contact.impulse[2] == pytest.approx(vehicle_spec(MKZ).mass_kg * fallen_mps, rel=0.1)
+
+
 def test_a_parked_actor_without_physics_stays_underground():
     engine = PhysicsEngine(Flat(), ())
     engine.add_vehicle(1, vehicle_spec(MKZ), Pose(z=-500.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,6 +193,37 @@ def test_night_is_darker_but_not_black(renderer, road):
         renderer.begin_tick([], {}, Weather(sun_altitude_angle=altitude))
         means.append(renderer.camera("rgb", SPEC, eye)[..., :3].mean())
     assert 8.0 < means[1] < 0.5 * means[0]
+
+
+def test_open_doors_stand_out_to_their_sides(renderer, road):
+    eye, body = ahead(road, 0.0, up=1.7), car(ahead(road, 12.0))
+    seen = []
+    for doors in (0b0000, 0b0001, 0b0010):
+        renderer.begin_tick([replace(body, open_doors=doors)], {}, DAY)
+        labels = renderer.camera("semantic_segmentation", SPEC, eye)[..., 2]
+        columns = np.flatnonzero((labels == Tag.CAR).any(0))
+        seen.append((columns.min(), columns.max()))
+    shut, left, right = seen
+    assert left[0] < shut[0] - 5 and left[1] == shut[1]
+    assert right[1] > shut[1] + 5 and right[0] == shut[0]
+
+
+def test_headlights_and_rain_show(renderer, road):
+    """At night a car's beams light the road before it; under rain clouds the day is darker."""
+    eye = ahead(road, 0.0, up=1.7)
+    night = Weather(sun_altitude_angle=-30.0)
+    means = []
+    for actors in ([], [car(ahead(road, -4.0))]):  # its front is just behind the camera
+        renderer.begin_tick(actors, {}, night)
+        image = renderer.camera("rgb", SPEC, eye)
+        labels = renderer.camera("semantic_segmentation", SPEC, eye)[..., 2]
+        means.append(image[labels == Tag.ROAD, :3].mean())
+    assert means[1] > 1.3 * means[0]
+    skies = []
+    for rain in (0.0, 100.0):
+        renderer.begin_tick([], {}, Weather(cloudiness=100.0, sun_altitude_angle=45.0, precipitation=rain))
+        skies.append(renderer.camera("rgb", SPEC, eye)[..., :3].mean())
+    assert skies[1] < 0.9 * skies[0]
 
 
 def test_shadows_fall_away_from_the_sun(renderer, road):

@@ -43,7 +43,7 @@ def drain(received: queue.Queue[Any], count: int) -> list[Any]:
 def test_every_sensor_delivers_each_tick_once(fresh_world: carla.World, listen: Listen) -> None:
     front = carla.Transform(carla.Location(x=1.3, z=1.7))
     size = {"image_size_x": 64, "image_size_y": 32}
-    cameras = ("rgb", "depth", "semantic_segmentation", "instance_segmentation")
+    cameras = ("rgb", "depth", "semantic_segmentation", "instance_segmentation", "normals", "optical_flow")
     queues = [listen(f"sensor.camera.{kind}", front, **size) for kind in cameras]
     queues += [listen(f"sensor.other.{kind}", front) for kind in ("imu", "gnss", "radar")]
     queues += [
@@ -202,3 +202,36 @@ def test_a_sensor_with_unusable_attributes_is_refused(fresh_world: carla.World) 
     blueprint.set_attribute("image_size_x", "1000000")
     with pytest.raises(RuntimeError, match="image_size_x"):
         fresh_world.spawn_actor(blueprint, carla.Transform())
+
+
+def test_normals_flow_and_events_of_a_road_that_passes(
+    fresh_world: carla.World, ego: carla.Vehicle, listen: Listen
+) -> None:
+    front, size = carla.Transform(carla.Location(x=1.5, z=1.7)), {"image_size_x": 160, "image_size_y": 90}
+    queues = [listen(f"sensor.camera.{kind}", front, **size) for kind in ("normals", "optical_flow", "dvs")]
+    ego.enable_constant_velocity(carla.Vector3D(8.0, 0.0, 0.0))
+    for _ in range(6):
+        fresh_world.tick()
+    normals, flow = (drain(received, 6)[-1] for received in queues[:2])
+    ground = np.frombuffer(normals.raw_data, np.uint8).reshape(90, 160, 4)[85, 80, :3]
+    assert ground[0] > 250 and abs(int(ground[1]) - 128) < 4 and abs(int(ground[2]) - 128) < 4
+    # the road 1.7 m below came 0.4 m nearer: row v = f h / z
+    motion = np.frombuffer(flow.raw_data, np.float32).reshape(90, 160, 2)[85, 80]
+    now_px = 85.5 - 45.0
+    before_px = 80.0 * 1.7 / (80.0 * 1.7 / now_px + 0.4)
+    assert -motion[1] * 45.0 == pytest.approx(now_px - before_px, rel=0.02)
+    assert abs(motion[0]) < 0.01
+    events = drain(queues[2], 5)[-1]  # the first picture has none
+    layout = np.dtype([("x", "<u2"), ("y", "<u2"), ("t", "<i8"), ("pol", "?")])
+    found = np.frombuffer(events.raw_data, layout)
+    assert len(found) == len(events) > 20
+    assert found["x"].max() < 160 and found["y"].max() < 90 and {True, False} == set(found["pol"].tolist())
+    last_s = found["t"][-1] / 1e9
+    assert np.all(np.diff(found["t"]) >= 0) and events.timestamp - 0.051 < last_s < events.timestamp + 1e-6
+
+
+def test_what_is_not_served_says_what_is(fresh_world: carla.World) -> None:
+    library = fresh_world.get_blueprint_library()
+    for name in ("sensor.other.v2x", "sensor.other.rss", "sensor.camera.cosmos_visualization"):
+        with pytest.raises(RuntimeError, match=r"does not serve.*sensor\.camera\.rgb"):
+            fresh_world.spawn_actor(library.find(name), carla.Transform())

@@ -283,3 +283,59 @@ def test_two_clients_see_one_world(server, client: carla.Client, fresh_world: ca
         time.sleep(0.01)
     assert seen.get_actor(vehicle.id).type_id == "vehicle.tesla.model3"
     assert seen.get_settings().synchronous_mode
+
+
+def test_street_lamps_follow_the_sun_and_obey(server, client: carla.Client, fresh_world: carla.World) -> None:
+    manager = fresh_world.get_lightmanager()
+    fresh_world.tick()
+    lamps = manager.get_all_lights(carla.LightGroup.Street)
+    assert len(lamps) > 10
+    assert not manager.get_turned_on_lights(carla.LightGroup.Street)
+
+    def lit() -> int:
+        for _ in range(2):  # the client sends its changes with a tick, and asks again with the next
+            fresh_world.tick()
+        return len(manager.get_turned_on_lights(carla.LightGroup.Street))
+
+    manager.turn_on(lamps[:3])
+    manager.set_color(lamps[:1], carla.Color(255, 0, 0))
+    manager.set_intensity(lamps[:1], 500.0)
+    assert lit() == 3
+    other = carla.Client(server.host, server.port)
+    other.set_timeout(10.0)
+    seen = other.get_world().get_lightmanager().get_all_lights(carla.LightGroup.Street)[0]
+    assert (seen.is_on, seen.color.g, seen.intensity) == (True, 0, 500.0)
+    fresh_world.set_weather(carla.WeatherParameters.ClearNight)
+    assert lit() == len(lamps)
+    manager.set_day_night_cycle(False)
+    fresh_world.set_weather(carla.WeatherParameters.ClearNoon)
+    assert lit() == len(lamps)
+    manager.turn_off(lamps)
+    assert lit() == 0
+
+
+def test_a_friction_trigger_makes_the_road_slippery(fresh_world: carla.World, ego: carla.Vehicle) -> None:
+    start = ego.get_transform()
+
+    def stopping_m() -> float:
+        ego.apply_control(carla.VehicleControl())
+        for _ in range(10):  # the brakes take a moment to let go
+            fresh_world.tick()
+        ego.set_transform(start)
+        ego.set_target_velocity(8.0 * start.get_forward_vector())
+        fresh_world.tick()
+        begun = ego.get_location()
+        ego.apply_control(carla.VehicleControl(brake=1.0))
+        for _ in range(100):
+            fresh_world.tick()
+        return begun.distance(ego.get_location())
+
+    dry = stopping_m()
+    blueprint = fresh_world.get_blueprint_library().find("static.trigger.friction")
+    blueprint.set_attribute("friction", "0.5")
+    for axis in "xyz":
+        blueprint.set_attribute(f"extent_{axis}", "10000.0")  # centimetres
+    trigger = fresh_world.spawn_actor(blueprint, start)
+    assert stopping_m() > 2.0 * dry
+    trigger.destroy()
+    assert stopping_m() == pytest.approx(dry, rel=0.15)

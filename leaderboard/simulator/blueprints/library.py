@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from tickdrive.leaderboard.simulator.blueprints.model import Attribute, AttributeType, Blueprint
+from tickdrive.leaderboard.simulator.blueprints.others import other_blueprints
 from tickdrive.leaderboard.simulator.blueprints.props import PROP_BOXES, prop_blueprints
 from tickdrive.leaderboard.simulator.blueprints.sensors import controller_blueprint, sensor_blueprints
 from tickdrive.leaderboard.simulator.blueprints.vehicles import VEHICLE_SPECS, vehicle_blueprints
@@ -35,6 +36,7 @@ BLUEPRINTS: Mapping[str, Blueprint] = MappingProxyType(
             *prop_blueprints(),
             *sensor_blueprints(),
             controller_blueprint(),
+            *other_blueprints(),
         )
     }
 )

@@ -1,4 +1,4 @@
-"""Sensor blueprints: the sensors that this simulator serves, with CARLA's attributes and defaults.
+"""Sensor blueprints with CARLA's attributes and defaults: served ones, and those refused.
 
 Names, types and defaults follow the `Make…Definition` functions of CARLA's
 `Unreal/CarlaUE4/Plugins/Carla/Source/Carla/Actor/ActorBlueprintFunctionLibrary.cpp`.
@@ -84,6 +84,20 @@ _SENSORS: dict[str, dict[str, object]] = {
     "sensor.camera.depth": _TICK | _IMAGE,
     "sensor.camera.semantic_segmentation": _TICK | _IMAGE,
     "sensor.camera.instance_segmentation": _TICK | _IMAGE,
+    "sensor.camera.normals": _TICK | _IMAGE,
+    "sensor.camera.optical_flow": _TICK | _IMAGE,
+    "sensor.camera.dvs": _TICK
+    | _IMAGE
+    | _POST_PROCESS
+    | {
+        "positive_threshold": 0.3,
+        "negative_threshold": 0.3,
+        "sigma_positive_threshold": 0.0,
+        "sigma_negative_threshold": 0.0,
+        "refractory_period_ns": 0,
+        "use_log": True,
+        "log_eps": 0.001,
+    },
     "sensor.lidar.ray_cast": _TICK | _LIDAR | _LIDAR_NOISE | _FULL_TURN,
     "sensor.lidar.ray_cast_semantic": _TICK | _LIDAR | _FULL_TURN,
     "sensor.other.gnss": _TICK
@@ -108,6 +122,15 @@ _SENSORS: dict[str, dict[str, object]] = {
     | {"distance": 5.0, "hit_radius": 0.5, "only_dynamics": False, "debug_linetrace": False},
 }
 
+SERVED_SENSORS: tuple[str, ...] = tuple(_SENSORS)
+#: in CARLA's library, refused when spawned: why
+UNSERVED_SENSORS: dict[str, str] = {
+    "sensor.camera.cosmos_visualization": "it shows a preset of NVIDIA's, drawn by Unreal.",
+    "sensor.other.rss": "it needs a client that was built with RSS.",
+    "sensor.other.v2x": "there is no radio here.",
+    "sensor.other.v2x_custom": "there is no radio here.",
+}
+
 
 def _attribute(name: str, default: object) -> Attribute:
     """An attribute whose CARLA type is that of its default; a tuple lists the only values allowed."""
@@ -120,10 +143,10 @@ def _attribute(name: str, default: object) -> Attribute:
 
 
 def sensor_blueprints() -> list[Blueprint]:
-    """Blueprints of all served sensors."""
+    """Blueprints of all sensors; of those that are refused only what every sensor has."""
     return [
         blueprint(type_id, _ROLE_NAMES, [_attribute(name, default) for name, default in attributes.items()])
-        for type_id, attributes in _SENSORS.items()
+        for type_id, attributes in (*_SENSORS.items(), *((each, _TICK) for each in UNSERVED_SENSORS))
     ]
 
 

@@ -36,8 +36,8 @@ _FLOATS = (
     # bounding box in the actor's frame: centre, yaw, half sizes
     *("box_x", "box_y", "box_z", "box_yaw", "half_x", "half_y", "half_z"),
     *("mass", "inertia", "force_x", "force_y", "force_z"),
-    # slope of the ground below
-    *("slope_pitch", "slope_roll"),
+    # slope of the ground below; impulse of a hard landing in the last step
+    *("slope_pitch", "slope_roll", "landing_ns"),
     # velocity a client holds constant, in the actor's frame
     *("held_vx", "held_vy", "held_vz"),
     # walkers: wanted direction and speed; seconds left on the ground after being hit

@@ -278,6 +278,10 @@ class PhysicsEngine:
             b = self._bodies[second]
             out.append(Contact(int(a["actor_id"]), int(b["actor_id"]), Tag(int(b["tag"])), impulse))
             out.append(Contact(int(b["actor_id"]), int(a["actor_id"]), Tag(int(a["tag"])), -impulse))
+        for row in np.flatnonzero(self._bodies["landing_ns"]).tolist():
+            body = self._bodies[row]
+            impulse = np.array([0.0, 0.0, float(body["landing_ns"])])
+            out.append(Contact(int(body["actor_id"]), 0, Tag.GROUND, impulse))
         return out
 
     # asking

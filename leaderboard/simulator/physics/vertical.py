@@ -14,6 +14,8 @@ REACH_UP_M = 1.0
 REACH_DOWN_M = 0.2
 SPRING_TIME_S = 0.05
 JUMP_MPS = 3.5
+#: a vehicle that comes down faster strikes the ground with more than its wheels (a fall of 1.8 m)
+HARD_LANDING_MPS = 6.0
 _AT_REST = 1e-4
 _MIN_HALF_TRACK_M = 0.15  # two-wheelers
 
@@ -61,6 +63,7 @@ def settle(bodies: np.ndarray, heights: np.ndarray, dt: float) -> None:
     for i in range(bodies.shape[0]):
         body = bodies[i]
         pitch_before, roll_before = body.pitch, body.roll
+        body.landing_ns = 0.0
         if body.simulated:
             offset = 0.0 if body.kind == _VEHICLE else body.half_z - body.box_z
             ground = (heights[i, 0] + heights[i, 1] + heights[i, 2] + heights[i, 3]) / 4.0
@@ -69,6 +72,7 @@ def settle(bodies: np.ndarray, heights: np.ndarray, dt: float) -> None:
                 body.vz = JUMP_MPS
                 body.grounded = 0
             body.jump = 0
+            falling = 0.0 if body.grounded else -body.vz
             supported = rest <= body.z + REACH_UP_M  # false for NaN
             near = supported and (body.z <= rest + REACH_DOWN_M if body.grounded else body.z <= rest)
             if near and body.vz <= JUMP_MPS * 0.9:
@@ -97,6 +101,8 @@ def settle(bodies: np.ndarray, heights: np.ndarray, dt: float) -> None:
                 if supported and body.z <= rest:
                     body.z, body.vz, body.grounded = rest, 0.0, 1
                 body.moved = 1
+            if body.grounded and falling > HARD_LANDING_MPS and body.kind == _VEHICLE:
+                body.landing_ns = body.mass * falling
             if body.held and body.held_vz != 0.0:
                 body.vz = body.held_vz
             if body.kind == _VEHICLE:

@@ -50,16 +50,20 @@ IMAGE = struct.Struct("<IIf")
 LIDAR = struct.Struct("<fI")
 RADAR_POINT = np.dtype([("velocity", "<f4"), ("azimuth", "<f4"), ("altitude", "<f4"), ("depth", "<f4")])
 SEMANTIC_POINT = np.dtype([("xyz", "<f4", 3), ("cos_incidence", "<f4"), ("actor", "<u4"), ("tag", "<u4")])
+#: events of the DVS camera: pixel, simulated time in nanoseconds, brighter or darker
+DVS_EVENT = np.dtype([("x", "<u2"), ("y", "<u2"), ("t", "<i8"), ("pol", "?")])
 _TOKEN = struct.Struct("<IHBB16x")
 TOKEN_BYTES = 24
 #: bit of the world frame that tells clients to fetch the map again
 MAP_CHANGED = 1
+#: and to fetch the street lamps again
+LIGHTS_CHANGED = 2
 _TCP = 1
 _ADDRESS_NOT_SET = 0
 
 assert HEADER.size == 48 and EPISODE_STATE.size == 36 and ACTOR_STATE.size == 119
 assert VEHICLE_STATE.size == 30 and WALKER_STATE.size == 17 and LIGHT_STATE.size == 54
-assert _TOKEN.size == TOKEN_BYTES
+assert _TOKEN.size == TOKEN_BYTES and DVS_EVENT.itemsize == 13
 
 
 def token(stream_id: int, port: int) -> bytes:
@@ -72,9 +76,13 @@ def header(kind: SensorKind, frame: int, elapsed_s: float, pose: Pose) -> bytes:
     return HEADER.pack(kind, frame, elapsed_s, pose.x, pose.y, pose.z, pose.pitch, pose.yaw, pose.roll)
 
 
-def image(width: int, height: int, fov_deg: float, bgra: np.ndarray) -> bytes:
-    """Body of an image frame; `bgra` is (height, width, 4) uint8."""
-    return IMAGE.pack(width, height, fov_deg) + bgra.tobytes()
+def image(width: int, height: int, fov_deg: float, pixels: np.ndarray) -> bytes:
+    """Body of an image frame.
+
+    `pixels` is (height, width, 4) uint8 BGRA, of optical flow (height, width, 2) float32, of a DVS camera
+    (N,) of `DVS_EVENT`.
+    """
+    return IMAGE.pack(width, height, fov_deg) + pixels.tobytes()
 
 
 def lidar(horizontal_angle_rad: float, counts: np.ndarray, points: np.ndarray) -> bytes:

@@ -11,6 +11,7 @@ import ctypes
 import glob
 import importlib.util
 import os
+import weakref
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -132,6 +133,10 @@ class TraceWorld:
         self._rtc.rtcSetSceneFlags(self._top, _SCENE_DYNAMIC)
         self._rtc.rtcSetSceneBuildQuality(self._top, _QUALITY_LOW)
         self._scenes: list[int] = []
+        # the towns that a server lets go of must not keep their triangles
+        self._release = weakref.finalize(
+            self, _release, self._rtc, self._device, self._top, self._slots, self._scenes
+        )
         static = self.add_mesh(vertices, faces)
         self._add_slot(static)
         self._place(self._slots[0], np.eye(4)[:3])
@@ -188,15 +193,7 @@ class TraceWorld:
 
     def close(self) -> None:
         """Give Embree's memory back; the world cannot be used afterwards."""
-        if not self._device:
-            return
-        for slot in self._slots:
-            self._rtc.rtcReleaseGeometry(slot.geometry)
-        self._rtc.rtcReleaseScene(self._top)
-        for scene in self._scenes:
-            self._rtc.rtcReleaseScene(scene)
-        self._rtc.rtcReleaseDevice(self._device)
-        self._device, self._slots, self._scenes = None, [], []
+        self._release()
 
     def _add_slot(self, mesh: int) -> None:
         geometry = self._rtc.rtcNewGeometry(self._device, _INSTANCE)
@@ -208,6 +205,14 @@ class TraceWorld:
         rows = np.ascontiguousarray(matrix, np.float32)
         self._rtc.rtcSetGeometryTransform(slot.geometry, 0, _FLOAT3X4_ROW_MAJOR, rows.ctypes.data)
         self._rtc.rtcCommitGeometry(slot.geometry)
+
+
+def _release(rtc: ctypes.CDLL, device: int, top: int, slots: list[_Slot], scenes: list[int]) -> None:
+    for slot in slots:
+        rtc.rtcReleaseGeometry(slot.geometry)
+    for scene in (top, *scenes):
+        rtc.rtcReleaseScene(scene)
+    rtc.rtcReleaseDevice(device)
 
 
 # the symbols must exist before numba loads a cached kernel that calls them

@@ -76,7 +76,9 @@ def lighting_of(weather: Weather) -> Lighting:
     clear_sky = (
         np.array([0.30, 0.38, 0.52]) * (0.08 + 0.92 * day) + np.array([0.16, 0.07, 0.03]) * low_sun * risen
     )
-    grey_sky = np.array([0.52, 0.54, 0.57]) * (0.07 + 0.93 * day)
+    # rain clouds are thick
+    thick = 1.0 - 0.45 * min(max(weather.precipitation / 100.0, 0.0), 1.0) * cover
+    grey_sky = np.array([0.52, 0.54, 0.57]) * (0.07 + 0.93 * day) * thick
     sky_ambient = clear_sky * (1.0 - cover) + grey_sky * cover
     floor = np.array([0.120, 0.125, 0.150])
     sky_ambient = np.maximum(sky_ambient, floor)
@@ -86,7 +88,7 @@ def lighting_of(weather: Weather) -> Lighting:
     wet = min(
         max(max(weather.wetness, weather.precipitation_deposits, weather.precipitation) / 100.0, 0.0), 1.0
     )
-    sky = _sky(sun_direction, altitude, day, low_sun, cloud, cover, sun)
+    sky = _sky(sun_direction, altitude, day, low_sun, cloud, cover, sun) * thick
     haze = sky[int(math.sqrt(0.1) * SKY_HEIGHT)].mean(0)
     blend = min(1.0, 1.6 * fog)
     sky = sky * (1.0 - blend) + haze * blend

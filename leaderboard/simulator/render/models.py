@@ -45,7 +45,7 @@ class LightBit(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelKey:
-    """What decides the shape of an actor: model family, half sizes in centimetres, phase of the gait."""
+    """What decides the shape of an actor: family, half sizes in cm, phase of the gait or open doors."""
 
     family: str
     extent_cm: tuple[int, int, int]
@@ -82,10 +82,12 @@ def family_of(type_id: str, tag: Tag) -> str:
     return "box"
 
 
-def model_key(type_id: str, tag: Tag, extent: tuple[float, float, float], stride_m: float) -> ModelKey:
+def model_key(
+    type_id: str, tag: Tag, extent: tuple[float, float, float], stride_m: float, open_doors: int = 0
+) -> ModelKey:
     """Key of an actor's model; equal keys share a mesh."""
     family = family_of(type_id, tag)
-    phase = int(stride_m / STRIDE_M * GAIT_PHASES) % GAIT_PHASES if family == "walker" else 0
+    phase = int(stride_m / STRIDE_M * GAIT_PHASES) % GAIT_PHASES if family == "walker" else open_doors
     cm = tuple(max(1, round(100 * e)) for e in extent)
     return ModelKey(family, (cm[0], cm[1], cm[2]), phase)
 
@@ -99,7 +101,7 @@ def build_model(key: ModelKey) -> Mesh:
     if key.family in ("motorcycle", "bicycle"):
         return people.two_wheeler(extent, key.family == "motorcycle")
     if key.family in ("bus", "truck", "van", "suv", "car"):
-        return vehicles.vehicle(key.family, extent)
+        return vehicles.vehicle(key.family, extent, key.phase)
     return _prop(key.family, extent)
 
 

@@ -18,7 +18,7 @@ from tickdrive.leaderboard.simulator.interfaces import (
     Tag,
     Weather,
 )
-from tickdrive.leaderboard.simulator.render import images, lidar, shading
+from tickdrive.leaderboard.simulator.render import images, lidar, local_lights, motion, shading
 from tickdrive.leaderboard.simulator.render.assets import (
     SLOTS,
     DrawnArrays,
@@ -39,8 +39,12 @@ from tickdrive.leaderboard.simulator.scene.mesh import Material, MaterialArrays
 from tickdrive.leaderboard.simulator.scene.signals import BULB_LIT
 from tickdrive.planner.errors import SensorError, did_you_mean
 
-KINDS = ("rgb", "depth", "semantic_segmentation", "instance_segmentation")
+KINDS = ("rgb", "depth", "semantic_segmentation", "instance_segmentation", "normals")
 _MOST_RAYS_THROUGH = 8
+_LAMP_COLOUR = np.array([1.0, 0.86, 0.62])
+_LAMP_EMISSION = 3.0
+#: from this much of the night on, lamps and headlights light what is near them
+_DUSK = 0.05
 _GLOW = {
     LightColour.RED: (1.0, 0.10, 0.05),
     LightColour.YELLOW: (1.0, 0.62, 0.05),
@@ -82,6 +86,8 @@ class Renderer:
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         self._cached: tuple[tuple[object, ...], np.ndarray, np.ndarray] | None = None
         self._drawn = no_actors()
+        self._no_lights = local_lights.no_lights()
+        self._near_lights = np.zeros((0, 12))
         self.begin_tick((), {}, Weather())
 
     def close(self) -> None:
@@ -93,7 +99,11 @@ class Renderer:
     # -- the tick --
 
     def begin_tick(
-        self, actors: Sequence[DrawnActor], light_states: Mapping[str, LightColour], weather: Weather
+        self,
+        actors: Sequence[DrawnActor],
+        light_states: Mapping[str, LightColour],
+        weather: Weather,
+        lamps: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         """Take over the state of the world that this tick's pictures show.
 
@@ -101,13 +111,17 @@ class Renderer:
             actors: everything that moves.
             light_states: colour by `TrafficLightSpec.sign_id`; a light not named is off.
             weather: CARLA's weather.
+            lamps: colour times strength (N, 3) and switch (N,) of the street lamps, see
+                `StreetLights.drawn`; None for lamps that nobody has touched.
         """
         self._cached = None
         key = weather_key(weather)
         if key != self._lighting_key:
             self._lighting, self._lighting_key = lighting_of(weather), key
         self._set_lights(light_states)
+        glow = self._set_lamps(lamps)
         self._set_actors(actors)
+        self._near_lights = self._local_lights(actors, glow)
 
     def _set_lights(self, light_states: Mapping[str, LightColour]) -> None:
         assert self._lighting is not None
@@ -119,8 +133,6 @@ class Renderer:
                 (LightColour.RED, LightColour.YELLOW, LightColour.GREEN), rows, strict=True
             ):
                 emission[row] = BULB_LIT[colour] if state == colour else (0.0, 0.0, 0.0)
-        lamp = 3.0 * self._lighting.night
-        emission[self._scene.lamp_row] = (lamp, 0.86 * lamp, 0.62 * lamp)
         lit = [b for b in signals.bulbs if light_states.get(b.sign_id, LightColour.OFF) == b.colour]
         self._lit = (
             np.array([b.position for b in lit], np.float64).reshape(-1, 3),
@@ -128,9 +140,28 @@ class Renderer:
             np.array([_GLOW[b.colour] for b in lit], np.float64).reshape(-1, 3),
         )
 
+    def _set_lamps(self, lamps: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        """Light the lamps' glass; returns (N, 3) how bright each is."""
+        assert self._lighting is not None
+        rows = self._scene.lamps.rows
+        if lamps is None:
+            lamps = np.tile(_LAMP_COLOUR, (len(rows), 1)), np.full(len(rows), -1.0)
+        colours, switch = lamps
+        glow: np.ndarray = colours * np.where(switch < 0.0, self._lighting.night, switch)[:, None]
+        self._table.emission[rows] = _LAMP_EMISSION * glow
+        return glow
+
+    def _local_lights(self, actors: Sequence[DrawnActor], glow: np.ndarray) -> np.ndarray:
+        """(K, 12) lamps and headlights, none by day; see `local_lights`."""
+        assert self._lighting is not None
+        if self._lighting.night < _DUSK:
+            return np.zeros((0, 12))
+        beams = local_lights.beam_lights(actors, self._drawn.matrix, self._lighting.night > 0.5)
+        return np.concatenate([local_lights.lamp_lights(self._scene.lamps.positions, glow), beams])
+
     def _set_actors(self, actors: Sequence[DrawnActor]) -> None:
         assert self._lighting is not None
-        keys = [model_key(a.type_id, a.tag, a.box.extent, a.stride_m) for a in actors]
+        keys = [model_key(a.type_id, a.tag, a.box.extent, a.stride_m, a.open_doors) for a in actors]
         self._models.require(keys)
         count, static_rows = len(actors), len(self._scene.materials)
         self._reserve(static_rows + count * SLOTS)
@@ -204,19 +235,16 @@ class Renderer:
         """
         if kind not in KINDS:
             raise SensorError(f"There is no camera of kind {kind!r}.", did_you_mean(kind, KINDS))
-        if spec.width < 1 or spec.height < 1 or not 0.0 < spec.fov_deg < 180.0:
-            raise SensorError(
-                f"No camera can have {spec.width}x{spec.height} pixels at {spec.fov_deg} degrees."
-            )
-        focal = 0.5 * spec.width / math.tan(math.radians(0.5 * spec.fov_deg))
-        eye = pose.location
-        axes = np.ascontiguousarray(rotation_matrix(pose.pitch, pose.yaw, pose.roll))
+        focal = _focal(spec)
+        eye, axes = _eye(pose)
         inverse_z, ids = self._rasterise(spec, pose, eye, axes, focal)
         image = np.empty((spec.height * spec.width, 4), np.uint8)
         if kind == "depth":
             images.depth_image(inverse_z, image)
         elif kind == "rgb":
             self._shade(spec, focal, eye, axes, inverse_z, ids, image)
+        elif kind == "normals":
+            self._draw_normals(spec, focal, eye, axes, inverse_z, ids, image)
         else:
             drawn = self._drawn
             images.label_image(
@@ -234,6 +262,55 @@ class Renderer:
                 image,
             )
         return image.reshape(spec.height, spec.width, 4)
+
+    def _draw_normals(
+        self, spec: CameraSpec, focal: float, eye: np.ndarray, axes: np.ndarray, inverse_z: np.ndarray,
+        ids: np.ndarray, image: np.ndarray,
+    ) -> None:  # fmt: skip
+        town, models, drawn = self._town, self._models, self._drawn
+        motion.normal_image(
+            inverse_z, ids, spec.width, spec.height, focal, eye, axes, town.vertices, town.faces,
+            town.face_normals, town.vertex_normals, town.materials, models.vertices, models.faces,
+            models.face_normals, models.vertex_normals, models.slots, drawn.owner, drawn.start, drawn.first,
+            drawn.matrix, drawn.material, self._table.smooth, image,
+        )  # fmt: skip
+
+    def placements(self) -> dict[int, np.ndarray]:
+        """(3, 4) model to world of every actor drawn in this tick, by id."""
+        drawn = self._drawn
+        return dict(zip(drawn.actor_id.tolist(), drawn.matrix, strict=True))
+
+    def flow(
+        self, spec: CameraSpec, pose: Pose, pose_before: Pose, placements_before: Mapping[int, np.ndarray]
+    ) -> np.ndarray:
+        """Optical flow since an earlier tick.
+
+        Args:
+            spec: the camera.
+            pose: of the sensor, world frame.
+            pose_before: then.
+            placements_before: what `placements` said then; an actor not in it counts as standing still.
+
+        Returns:
+            (height, width, 2) float32: motion to the right and upwards, as a share of half the image's
+            width and height.
+
+        Raises:
+            SensorError: a size or field of view that no camera has.
+        """
+        focal = _focal(spec)
+        eye, axes = _eye(pose)
+        inverse_z, ids = self._rasterise(spec, pose, eye, axes, focal)
+        drawn = self._drawn
+        before = drawn.matrix.copy()
+        for k, actor_id in enumerate(drawn.actor_id.tolist()):
+            before[k] = placements_before.get(actor_id, drawn.matrix[k])
+        out = np.empty((spec.height * spec.width, 2), np.float32)
+        motion.flow_image(
+            inverse_z, ids, spec.width, spec.height, focal, eye, axes, *_eye(pose_before),
+            len(self._town.faces), drawn.owner, drawn.matrix, before, out,
+        )  # fmt: skip
+        return out.reshape(spec.height, spec.width, 2)
 
     def _rasterise(
         self, spec: CameraSpec, pose: Pose, eye: np.ndarray, axes: np.ndarray, focal: float
@@ -278,6 +355,7 @@ class Renderer:
         town, models, drawn, table, light = self._town, self._models, self._drawn, self._table, self._lighting
         assert light is not None
         shadows = bool(light.sun.max() > 0.06 and light.sun_direction[2] > 0.01)
+        near = local_lights.arrange(self._near_lights, eye) if len(self._near_lights) else self._no_lights
 
         def rows(first: int, last: int) -> None:
             shading.shade(
@@ -322,6 +400,10 @@ class Renderer:
                 self._world.handle,
                 shadows,
                 self._noise,
+                near.lights,
+                near.cells,
+                near.counts,
+                near.origin,
                 self._tone,
                 image,
             )
@@ -429,3 +511,15 @@ class Renderer:
             cosine,
         )
         return distance, hit, tag, cosine
+
+
+def _focal(spec: CameraSpec) -> float:
+    """Focal length in pixels; SensorError for a camera that cannot be."""
+    if spec.width < 1 or spec.height < 1 or not 0.0 < spec.fov_deg < 180.0:
+        raise SensorError(f"No camera can have {spec.width}x{spec.height} pixels at {spec.fov_deg} degrees.")
+    return 0.5 * spec.width / math.tan(math.radians(0.5 * spec.fov_deg))
+
+
+def _eye(pose: Pose) -> tuple[np.ndarray, np.ndarray]:
+    """Position (3,) and columns forward, right, up (3, 3) of a camera."""
+    return pose.location, np.ascontiguousarray(rotation_matrix(pose.pitch, pose.yaw, pose.roll))

@@ -9,6 +9,7 @@ import numpy as np
 
 from tickdrive.leaderboard.simulator.render.embree import occluded16
 from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_LOW, SKY_WIDTH
+from tickdrive.leaderboard.simulator.render.local_lights import light_at
 from tickdrive.leaderboard.simulator.scene.mesh import Shade
 
 _PLAIN, _ASPHALT, _PAVING, _GRASS = int(Shade.PLAIN), int(Shade.ASPHALT), int(Shade.PAVING), int(Shade.GRASS)
@@ -125,7 +126,7 @@ def shade(  # type: ignore[no-untyped-def]
     owner, actor_start, actor_first, actor_matrix, actor_material,
     mat_shade, mat_smooth, mat_albedo, mat_emission, mat_params,
     sun_direction, sun, sky_ambient, ground_ambient, fog_per_m, fog_start, wetness, night, sky,
-    trace, shadows, noise, tone, image,
+    trace, shadows, noise, local, local_cells, local_counts, local_origin, tone, image,
 ):  # fmt: skip
     """Colour the pixels of rows [first_row, last_row) into `image`, (H * W, 4) uint8 BGRA.
 
@@ -146,6 +147,8 @@ def shade(  # type: ignore[no-untyped-def]
     window = np.empty(3)
     last = tone.shape[0] - 1
     tone_scale = last / math.sqrt(8.0)
+    has_local = local.shape[0] > 0
+    shared = np.empty((8, 3))
     sun_strength = max(sun[0], sun[1], sun[2])
     ax, ay, az = axes[0, 0], axes[1, 0], axes[2, 0]
     sun_x, sun_y, sun_z = sun_direction[0], sun_direction[1], sun_direction[2]
@@ -183,7 +186,7 @@ def shade(  # type: ignore[no-untyped-def]
                     material = face_materials[number]
                     nx, ny, nz = face_normals[number, 0], face_normals[number, 1], face_normals[number, 2]
                     if mat_smooth[material]:
-                        nx, ny, nz = _interpolate(vertices, faces[number], vertex_normals, px, py, pz)
+                        nx, ny, nz = interpolate_normal(vertices, faces[number], vertex_normals, px, py, pz)
                 else:
                     a = owner[number - static_count]
                     face = number - actor_first[a] + actor_start[a]
@@ -196,7 +199,7 @@ def shade(  # type: ignore[no-untyped-def]
                     )
                     if mat_smooth[material]:
                         qx, qy, qz = px - m[0, 3], py - m[1, 3], pz - m[2, 3]
-                        ux, uy, uz = _interpolate(
+                        ux, uy, uz = interpolate_normal(
                             model_vertices, model_faces[face], model_vertex_normals,
                             m[0, 0] * qx + m[1, 0] * qy + m[2, 0] * qz,
                             m[0, 1] * qx + m[1, 1] * qy + m[2, 1] * qz,
@@ -337,6 +340,19 @@ def shade(  # type: ignore[no-untyped-def]
                         * gain
                         * (sun[2] * lit + ground_ambient[2] + (sky_ambient[2] - ground_ambient[2]) * hemi)
                     )
+                    if has_local:
+                        # 2 x 2 pixels on one triangle share their light
+                        square = (k & 15) >> 1
+                        first = y_start * width + x_start + 2 * square
+                        if o != first and ids[o] == ids[first]:
+                            lr, lg, lb = shared[square, 0], shared[square, 1], shared[square, 2]
+                        else:
+                            lr, lg, lb = light_at(
+                                px, py, pz, nx, ny, nz, local, local_cells, local_counts, local_origin
+                            )
+                            if o == first:
+                                shared[square, 0], shared[square, 1], shared[square, 2] = lr, lg, lb
+                        cr, cg, cb = cr + ar * gain * lr, cg + ag * gain * lg, cb + ab * gain * lb
                     if mirror > 0.0:
                         along = nx * vx + ny * vy + nz * vz
                         mx, my, mz = vx - 2.0 * along * nx, vy - 2.0 * along * ny, vz - 2.0 * along * nz
@@ -379,7 +395,7 @@ def shade(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _interpolate(vertices, face, normals, px, py, pz):  # type: ignore[no-untyped-def]
+def interpolate_normal(vertices, face, normals, px, py, pz):  # type: ignore[no-untyped-def]
     """Vertex normals interpolated at a point of a triangle, unit length."""
     a, b, c = face[0], face[1], face[2]
     ux, uy, uz = (

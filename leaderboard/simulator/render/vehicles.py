@@ -146,8 +146,8 @@ _PROFILES = {
 }
 
 
-def vehicle(family: str, extent: np.ndarray) -> Mesh:
-    """Model of a family fitted to half sizes `extent` (3,)."""
+def vehicle(family: str, extent: np.ndarray, open_doors: int = 0) -> Mesh:
+    """Model of a family fitted to half sizes `extent` (3,); `open_doors` as in `DrawnActor`."""
     profile = _PROFILES[family]
     builder = MeshBuilder()
     x, y, z = (float(e) for e in extent)
@@ -158,6 +158,7 @@ def vehicle(family: str, extent: np.ndarray) -> Mesh:
         builder.add(*box_mesh((-0.985 * x, 0, -0.70 * z), (0.015 * x, 0.90 * y, 0.05 * z)), Slot.TRIM)
     _wheels(profile, family, extent, builder)
     _lights(family, extent, builder)
+    _doors(family, extent, open_doors, builder)
     return builder.build()
 
 
@@ -257,3 +258,35 @@ def _lights(family: str, extent: np.ndarray, builder: MeshBuilder) -> None:
         builder.add(*box_mesh((end * 0.988 * x, 0, -0.52 * z), (0.010 * x, 0.86 * y, 0.06 * z)), Slot.TRIM)
     builder.add(*box_mesh((-0.993 * x, 0, -0.12 * z), (0.006 * x, 0.24, 0.06)), Slot.WHITE)
     builder.add(*box_mesh((0.995 * x, 0, -0.56 * z), (0.004 * x, 0.22, 0.05)), Slot.WHITE)
+
+
+# hinge and length of the front and the rear door, shares of the half length; sill and top of the half height
+_DOOR_HINGES = {"car": (0.36, 0.0), "suv": (0.30, -0.05), "van": (0.50, None), "truck": (0.92, None)}
+_DOOR_LENGTH = {"truck": 0.24}
+_DOOR_SILL, _DOOR_WAIST, _DOOR_TOP = -0.62, 0.20, 0.86
+_DOOR_OPEN_DEG = 62.0
+
+
+def _doors(family: str, extent: np.ndarray, open_doors: int, builder: MeshBuilder) -> None:
+    """Doors that stand open, hinged at their front edges: a panel, and a window above it."""
+    x, y, z = (float(each) for each in extent)
+    turn = np.radians(_DOOR_OPEN_DEG)
+    for number in range(4):
+        hinge = _DOOR_HINGES.get(family, (None, None))[number // 2]
+        if not open_doors >> number & 1 or hinge is None:
+            continue
+        side = -1.0 if number % 2 == 0 else 1.0
+        half = 0.5 * x * _DOOR_LENGTH.get(family, 0.36)
+        rotation = np.array(
+            [
+                [np.cos(turn), side * np.sin(turn), 0.0],
+                [-side * np.sin(turn), np.cos(turn), 0.0],
+                [0.0, 0.0, 1.0],
+            ]
+        )
+        for low, high, slot in ((_DOOR_SILL, _DOOR_WAIST, Slot.PAINT), (_DOOR_WAIST, _DOOR_TOP, Slot.GLASS)):
+            vertices, faces = box_mesh(
+                (-half, 0.0, 0.5 * (low + high) * z), (half, 0.03, 0.5 * (high - low) * z)
+            )
+            # backwards and outwards from the hinge
+            builder.add(vertices @ rotation.T + [hinge * x, side * 0.97 * y, 0.0], faces, slot)

@@ -31,7 +31,7 @@ from tickdrive.leaderboard.simulator.scene.objects import (
 )
 from tickdrive.leaderboard.simulator.scene.roads import parse_roads
 from tickdrive.leaderboard.simulator.scene.signals import SignalBuilder, Signals
-from tickdrive.leaderboard.simulator.scene.street import build_lamps, build_trees
+from tickdrive.leaderboard.simulator.scene.street import StreetLamps, build_lamps, build_trees
 from tickdrive.leaderboard.simulator.scene.surfaces import (
     BARRIER,
     DECK,
@@ -106,7 +106,7 @@ class TownScene:
         ground: heights of roads, sidewalks and terrain.
         environment_objects: level objects with boxes in the world frame.
         signals: traffic light heads.
-        lamp_row: material row of street lamp glass.
+        lamps: street lamps.
     """
 
     name: str
@@ -116,7 +116,7 @@ class TownScene:
     ground: SceneGround
     environment_objects: tuple[EnvironmentObject, ...]
     signals: Signals
-    lamp_row: int
+    lamps: StreetLamps
 
 
 def build_scene(network: Network) -> TownScene:
@@ -150,7 +150,7 @@ def build_scene(network: Network) -> TownScene:
     use.paint(walk_triangles, WALK)
     _edges(paved, terrain, base, table, register)
     signals = SignalBuilder(network.map, use, ground, base, table, register).build(network.furniture)
-    lamp_row = build_lamps(_curbs(strips), use, ground, base, table, register, rng)
+    lamps = build_lamps(_curbs(strips), use, ground, base, table, register, rng)
     frontages = _frontages(strips)
     build_buildings(frontages, use, terrain, base, table, register, rng)
     build_trees(frontages, use, ground, near, far, table, register, rng)
@@ -167,7 +167,7 @@ def build_scene(network: Network) -> TownScene:
         ground,
         tuple(register.objects),
         signals,
-        lamp_row,
+        lamps,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -136,24 +137,40 @@ def _register_tree(register: ObjectRegister, place: np.ndarray) -> int:
     return register.add("Tree", Tag.VEGETATION, crown, solid_box=trunk)
 
 
-def lamp_template(steel: int, glass: int) -> Mesh:
-    """A street lamp whose arm reaches along its own x axis."""
+LAMP_GLASS_AT_M = (2.1, 0.0, 7.42)
+
+
+@dataclass(frozen=True)
+class StreetLamps:
+    """Where the lamps' lights are, (N, 3) world frame, and the material row of each one's glass (N,)."""
+
+    positions: np.ndarray
+    rows: np.ndarray
+
+
+def lamp_template(steel: int) -> Mesh:
+    """A street lamp without its glass, whose arm reaches along its own x axis."""
     builder = MeshBuilder()
     builder.add(*tube_mesh((0, 0, -0.4), (0, 0, 0.9), 0.14, 0.11, 7), steel)
     builder.add(*tube_mesh((0, 0, 0.9), (0, 0, 7.2), 0.085, 0.06, 7), steel)
     builder.add(*tube_mesh((0, 0, 7.1), (1.9, 0, 7.5), 0.05, 0.04, 6), steel)
     builder.add(*box_mesh((2.1, 0, 7.5), (0.42, 0.15, 0.06)), steel)
-    builder.add(*box_mesh((2.1, 0, 7.42), (0.34, 0.11, 0.03)), glass)
+    return builder.build()
+
+
+def glass_template(glass: int) -> Mesh:
+    """The glass of a street lamp."""
+    builder = MeshBuilder()
+    builder.add(*box_mesh(LAMP_GLASS_AT_M, (0.34, 0.11, 0.03)), glass)
     return builder.build()
 
 
 def build_lamps(
     curbs: list[Frontage], use: GroundUse, ground: SceneGround, builder: MeshBuilder, table: MaterialTable,
     register: ObjectRegister, rng: np.random.Generator,
-) -> int:  # fmt: skip
-    """Street lamps just behind the curb. Returns the material row of their glass, lit at night."""
-    glass = table.add(LAMP_GLASS, own_row=True)
-    template = lamp_template(table.add(STEEL), glass)
+) -> StreetLamps:  # fmt: skip
+    """Street lamps just behind the curb; each has glass of its own, which can be lit."""
+    template = lamp_template(table.add(STEEL))
     places, numbers = [], []
     for curb in curbs:
         steps = np.concatenate(
@@ -173,5 +190,11 @@ def build_lamps(
             places.append((x, y, z, yaw, 1.0, 1.0))
             box = upright_box(np.array([x, y, z + 3.75]), (0.12, 0.12, 3.75))
             numbers.append(register.add("StreetLamp", Tag.POLE, box))
-    builder.add_copies(template, np.array(places).reshape(-1, 6), np.array(numbers, np.uint16))
-    return glass
+    place, number = np.array(places).reshape(-1, 6), np.array(numbers, np.uint16)
+    builder.add_copies(template, place, number)
+    rows = np.array([table.add(LAMP_GLASS, own_row=True) for _ in places], np.int64)
+    if len(rows):
+        builder.add_copies(glass_template(int(rows[0])), place, number, rows - rows[0])
+    x, _, z = LAMP_GLASS_AT_M
+    reach = np.stack([x * np.cos(place[:, 3]), x * np.sin(place[:, 3]), np.full(len(place), z)], axis=1)
+    return StreetLamps(place[:, :3] + reach, rows)

@@ -1,0 +1,108 @@
+"""What the persistent kernel is given; the kernel itself needs a GPU: `tickdrive bench planner` has its errors."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from tickdrive.planner.network_config import preset
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+
+WIDTH, ROWS = 64, 8
+
+
+def lanes():
+    """Lane number, its row or column g and its part q of the inner axis."""
+    return [(lane, lane >> 2, lane & 3) for lane in range(32)]
+
+
+def of_tokens(tokens, g, q, pair, part):
+    """The 4 elements that a lane holds of row g for one product, as the kernel reads them."""
+    first = pair * 32 + q * 8 + part * 4
+    return tokens[g, first : first + 4]
+
+
+def narrow_operand(parts):
+    """(16, 8) from each lane's 4 elements: PTX, mma.m16n8k16, matrix B."""
+    out = torch.zeros(16, 8)
+    for (_, g, q), four in zip(lanes(), parts, strict=True):
+        out[2 * q : 2 * q + 2, g] = four[:2]
+        out[2 * q + 8 : 2 * q + 10, g] = four[2:]
+    return out
+
+
+def test_lines_are_in_the_order_of_the_tensor_cores():
+    from tickdrive.planner.fused_loop import lines_in_order
+
+    weight, tokens = torch.randn(2, 64, WIDTH), torch.randn(ROWS, WIDTH)
+    ordered = lines_in_order(weight)[1]
+    for program, own in enumerate(ordered):
+        tiles, out = own.view(WIDTH // 32, 2, 2, 32, 8), torch.zeros(32, ROWS)
+        for pair in range(WIDTH // 32):
+            for part in range(2):
+                narrow = narrow_operand([of_tokens(tokens, g, q, pair, part) for _, g, q in lanes()])
+                for tile in range(2):
+                    wide = torch.zeros(16, 16)  # matrix A
+                    for lane, g, q in lanes():
+                        held = tiles[pair, part, tile, lane]
+                        wide[g, 2 * q : 2 * q + 2], wide[g + 8, 2 * q : 2 * q + 2] = held[:2], held[2:4]
+                        wide[g, 2 * q + 8 : 2 * q + 10] = held[4:6]
+                        wide[g + 8, 2 * q + 8 : 2 * q + 10] = held[6:]
+                    out[tile * 16 : tile * 16 + 16] += wide @ narrow
+        want = weight[1, program * 32 : program * 32 + 32] @ tokens.T
+        assert torch.allclose(out, want, atol=1e-4)
+
+
+def test_columns_are_in_the_order_of_the_tensor_cores():
+    from tickdrive.planner.fused_loop import columns_in_order
+
+    weight, tokens = torch.randn(1, 16, 4 * WIDTH), torch.randn(ROWS, 4 * WIDTH)
+    for program, own in enumerate(columns_in_order(weight)[0]):
+        held, out = own.view(4 * WIDTH // 32, 32, 8), torch.zeros(ROWS, 8)
+        for pair in range(4 * WIDTH // 32):
+            for part in range(2):
+                wide = torch.zeros(16, 16)
+                for _, g, q in lanes():
+                    four = of_tokens(tokens, g, q, pair, part)
+                    wide[g, 2 * q : 2 * q + 2], wide[g, 2 * q + 8 : 2 * q + 10] = four[:2], four[2:]
+                narrow = narrow_operand([held[pair, lane, part * 4 : part * 4 + 4] for lane, _, _ in lanes()])
+                out += (wide @ narrow)[:ROWS]
+        assert torch.allclose(out, tokens @ weight[0, program * 8 : program * 8 + 8].T, atol=1e-4)
+
+
+def test_units_lie_together_with_their_gates():
+    from tickdrive.planner.fused_loop import units_of
+
+    weight = torch.randn(3 * WIDTH, WIDTH)
+    arranged = units_of(weight).view(WIDTH // 8, 4, 8, WIDTH)
+    for gate in range(3):
+        assert torch.equal(arranged[:, gate].reshape(WIDTH, WIDTH), weight[gate * WIDTH : (gate + 1) * WIDTH])
+    assert not arranged[:, 3].any()
+
+
+class _Hopper:
+    major, multi_processor_count, shared_memory_per_block_optin = 9, 132, 232448
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "dtype", "why"),
+    [
+        ("seed", {}, torch.float16, None),
+        ("medium", {}, torch.bfloat16, None),
+        ("light", {}, torch.float16, None),
+        ("seed", {}, torch.float32, "16 bits"),
+        ("compact", {}, torch.float16, "too many heads"),
+        ("seed", {"n_emb": 1024, "n_head": 16}, torch.float16, "shared memory"),
+        ("seed", {"horizon": 10}, torch.float16, "2 to 8 waypoints"),
+    ],
+)
+def test_networks_that_it_does_not_fit_are_told(monkeypatch, name, changes, dtype, why):
+    from tickdrive.planner import fused_loop
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: _Hopper())
+    config = preset(name, **changes)
+    shape = (config.n_emb, config.n_head, config.n_memory, config.horizon, config.n_layer)
+    told = fused_loop.why_not(*shape, dtype, torch.device("cuda"))
+    assert told is None if why is None else why in told
+    assert fused_loop.why_not(*shape, dtype, torch.device("cpu")) == "not on CUDA"
