@@ -1,4 +1,4 @@
-"""What the persistent kernel is given; for the kernel itself, which needs a GPU, see `tickdrive bench planner`."""
+"""What the persistent kernel is given; the kernel itself needs a GPU: `bench planner` checks it there."""
 
 import importlib.util
 
