@@ -15,37 +15,39 @@ class ScenarioRules:
 
     Attributes:
         touched: ids of the actors that the ego's collision sensor has reported.
+        opposite_lane_allowed: so many scenarios let the ego use the opposite lane now.
+        standing_allowed: so many scenarios that have a timeout of their own run now.
     """
 
     touched: set[int] = field(default_factory=set)
-    _opposite_lane: int = 0
-    _standing: int = 0
+    opposite_lane_allowed: int = 0
+    standing_allowed: int = 0
     _signals: list[ScenarioSignal] = field(default_factory=list)
 
     @contextmanager
     def allow_opposite_lane(self) -> Iterator[None]:
         """While it lasts, driving in the opposite lane is no infraction (`SwitchWrongDirectionTest`)."""
-        self._opposite_lane += 1
-        if self._opposite_lane == 1:
+        self.opposite_lane_allowed += 1
+        if self.opposite_lane_allowed == 1:
             self.tell(SignalKind.DIRECTION_TEST_OFF)
         try:
             yield
         finally:
-            self._opposite_lane -= 1
-            if not self._opposite_lane:
+            self.opposite_lane_allowed -= 1
+            if not self.opposite_lane_allowed:
                 self.tell(SignalKind.DIRECTION_TEST_ON)
 
     @contextmanager
     def allow_standing(self) -> Iterator[None]:
         """While it lasts, the ego is not called blocked (`ScenarioTimeout` switches `ActorBlockedTest`)."""
-        self._standing += 1
-        if self._standing == 1:
+        self.standing_allowed += 1
+        if self.standing_allowed == 1:
             self.tell(SignalKind.BLOCKED_TEST_OFF)
         try:
             yield
         finally:
-            self._standing -= 1
-            if not self._standing:
+            self.standing_allowed -= 1
+            if not self.standing_allowed:
                 self.tell(SignalKind.BLOCKED_TEST_ON)
 
     def tell(self, kind: SignalKind) -> None:

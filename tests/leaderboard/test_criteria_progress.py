@@ -156,6 +156,14 @@ def test_an_emergency_vehicle_must_be_ahead_when_its_scenario_ends(last_x, gone,
     assert len(yielding.events) == expected
 
 
+def test_a_scenario_of_ours_tells_that_the_ego_did_not_yield():
+    yielding = YieldToEmergencyVehicle()
+    yielding.update(tick(7, 0.0, signals=signals(SignalKind.NOT_YIELDED)))
+    yielding.finish(tick(8, 0.0), over=True)
+    (event,) = yielding.events
+    assert event.kind is EventKind.YIELD_EMERGENCY_VEHICLE and event.frame == 7
+
+
 def test_timeout_is_300_s_plus_a_tenth_of_the_limit():
     standing = RouteTimeout(straight())
     drive(standing, 0.0, 299.9)

@@ -6,14 +6,13 @@ import carla
 import pytest
 
 from tickdrive.leaderboard.carla_session import CarlaSession
-from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine
+from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine, ScenarioSignal, SignalKind
 from tickdrive.leaderboard.criteria.collisions import CollisionSensor
 from tickdrive.leaderboard.criteria.lanes import OutsideRouteLanes
 from tickdrive.leaderboard.criteria.lights import RedLight, watch_light
 from tickdrive.leaderboard.criteria.stops import StopSign
 from tickdrive.leaderboard.route_judge import red_lights, traffic_lights
 from tickdrive.leaderboard.route_planner import RoutePlanner
-from tickdrive.leaderboard.scenarios.rules import ScenarioRules
 
 STEP_M = 0.4  # a tick's way at 8 m/s
 
@@ -35,7 +34,7 @@ def ego(session):
     session.tick()
 
 
-def slide(session, ego, transforms, criterion, speed=8.0):
+def slide(session, ego, transforms, criterion, speed=8.0, signals=()):
     """Move the ego along a path, one transform a tick, and show every tick to the criterion."""
     ego.set_simulate_physics(False)
     for transform in transforms:
@@ -49,6 +48,7 @@ def slide(session, ego, transforms, criterion, speed=8.0):
                 ego.get_transform(),
                 velocity,
                 red_lights=red_lights(traffic_lights(session.world)),
+                signals=tuple(signals),
             )
         )
 
@@ -182,18 +182,18 @@ def straight_route(session, length_m=60.0):
 
 @pytest.mark.parametrize(
     ("sideways_m", "allowed", "share"),
-    [(0.0, 0, 0.0), (-3.6, 0, 0.5), (-3.6, 1, 0.0), (12.0, 1, 0.5)],
+    [(0.0, False, 0.0), (-3.6, False, 0.5), (-3.6, True, 0.0), (12.0, True, 0.5)],
     ids=["in lane", "oncoming lane", "oncoming lane, allowed by a scenario", "off the road"],
 )
 def test_distance_outside_the_lanes_is_booked(session, ego, sideways_m, allowed, share):
     path = straight_route(session)
     line = RouteLine(RoutePlanner(session.map).trace([path[0].location, path[-1].location]))
-    rules = ScenarioRules(opposite_lane_allowed=allowed)
-    criterion = OutsideRouteLanes(session.map, line, path[0].location, rules)
+    criterion = OutsideRouteLanes(session.map, line, path[0].location)
+    signals = (ScenarioSignal(SignalKind.DIRECTION_TEST_OFF),) if allowed else ()
     half = len(path) // 2
     right = path[0].get_right_vector()
     moved = [carla.Transform(t.location + right * sideways_m, t.rotation) for t in path[half:]]
-    slide(session, ego, path[:half] + moved, criterion)
+    slide(session, ego, path[:half] + moved, criterion, signals=signals)
     assert criterion.percent / 100 == pytest.approx(share, abs=0.08)
     events = criterion.events
     assert len(events) == (1 if share else 0)

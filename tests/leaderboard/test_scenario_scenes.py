@@ -15,7 +15,7 @@ from scenario_play import SIZES, TOWN, Play, ScenarioPlayer, flat, put_ego
 
 from tickdrive import configs
 from tickdrive.leaderboard.carla_session import CarlaSession
-from tickdrive.leaderboard.criteria.base import EventKind, RouteLine
+from tickdrive.leaderboard.criteria.base import RouteLine, SignalKind
 from tickdrive.leaderboard.evaluation_config import TrafficConfig
 from tickdrive.leaderboard.route_planner import RoutePlanner
 from tickdrive.leaderboard.routes import read_named_routes
@@ -86,7 +86,9 @@ def test_an_obstacle_blocks_the_lane_and_times_out(play, monkeypatch):
     seen = play("ParkedObstacleTwoWays", speed_of=stops_behind_it)
     assert seen.outcome.state == "timed out", seen.outcome
     assert seen.outcome.ended_s - seen.outcome.started_s == pytest.approx(4.0, abs=0.2)
-    assert seen.rules.take(EventKind.SCENARIO_TIMEOUT) == ["Agent timed out a scenario"]
+    told = [signal.kind for signal in seen.rules.take()]
+    assert told.count(SignalKind.TIMED_OUT) == 1
+    assert told.count(SignalKind.BLOCKED_TEST_OFF) == told.count(SignalKind.BLOCKED_TEST_ON) == 1
     assert seen.rules.standing_allowed == seen.rules.opposite_lane_allowed == 0
     (parked,) = seen.tracks("vehicle")
     lane = np.array([(p.x, p.y) for p in seen.stage.line.locations])
@@ -150,9 +152,7 @@ def test_an_emergency_vehicle_that_is_held_up_is_an_infraction(play):
     (comes,) = seen.tracks("vehicle")
     assert max(v for *_, v in comes) > 20.0
     assert float(np.linalg.norm(comes[-1][1] - seen.ego[-1][1])) < 15.0, "it follows closely"
-    assert seen.rules.take(EventKind.YIELD_EMERGENCY_VEHICLE) == [
-        "Agent failed to yield to an emergency vehicle"
-    ]
+    assert SignalKind.NOT_YIELDED in [signal.kind for signal in seen.rules.take()]
 
 
 def test_cones_close_the_lane(play):

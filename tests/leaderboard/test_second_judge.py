@@ -9,7 +9,8 @@ from tickdrive.leaderboard.carla_session import CarlaSession
 from tickdrive.leaderboard.criteria.base import EventKind, ScenarioSignal, SignalKind
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.results import INFRACTION_KEYS
-from tickdrive.leaderboard.routes import Route, ScenarioNote, read_routes
+from tickdrive.leaderboard.routes import Route, read_routes
+from tickdrive.leaderboard.scenarios.spec import ScenarioSpec
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.upstream.misdeeds import MISDEEDS, misdeed_routes
 from tickdrive.leaderboard.upstream.second_judge import Drive, signal_of
@@ -61,7 +62,7 @@ def test_another_client_follows_a_drive_without_missing_a_frame(simulator, town)
 
 
 def test_what_scenarios_tell():
-    scenarios = (ScenarioNote("a", "Accident", None), ScenarioNote("b", "YieldToEmergencyVehicle", None))
+    scenarios = (ScenarioSpec("a", "Accident", None), ScenarioSpec("b", "YieldToEmergencyVehicle", None))
     route = Route("0", TOWN, ((0, 0, 0), (1, 0, 0)), scenarios)
     started = signal_of("ScenarioRouteNumber1", True, route)
     assert started == ScenarioSignal(SignalKind.STARTED, "YieldToEmergencyVehicle")
