@@ -162,7 +162,11 @@ class FusedDecoder(TwofoldDecoder):
         """The loop in one kernel, where the device and the network allow."""
         config = network.config
         shape = (config.n_emb, config.n_head, config.n_memory, config.horizon, config.n_layer)
-        if why_not(*shape, self.dtype, self.points.device) is not None:
+        reason = why_not(*shape, self.dtype, self.points.device)
+        if reason is not None:
+            log.info(
+                "planner engine 'fused' runs its loop kernel by kernel: the persistent one is %s", reason
+            )
             return None
         weights = LoopWeights(
             up=_whole(self.ups),

@@ -3,12 +3,14 @@
 Its programs wait for each other and keep two layers' weights in shared memory: it is made for a batch of one,
 for types of 16 bits and for devices with more than 200 KB of shared memory and a multiprocessor for each
 program (Hopper and later). Elsewhere the loop runs on the Triton kernels, a launch for each phase.
+
+All programs of a launch must come to run: two plans at once on one device, from two threads of a process, could
+keep each other from it for ever. An engine plans one at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +23,6 @@ from torch import nn
 from tickdrive.planner.diffusion import SampleSchedule
 from tickdrive.planner.engine_cache import entry_path, read_entry, write_entry
 from tickdrive.planner.layers import NORM_EPS
-
-log = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("loop_kernel.cu")
 _NAME = "loop_kernel"
@@ -224,16 +224,16 @@ def why_not(
         return "not on CUDA"
     head_width = width // n_head
     if dtype not in (torch.float16, torch.bfloat16):
-        return "weights of 16 bits only"
+        return "for weights of 16 bits"
     if width % 32 or head_width < 16 or head_width & (head_width - 1) or head_width > 256:
         return "not for this width and number of heads"
     if not 2 <= horizon <= _MAX_TOKENS or n_memory > _MAX_TOKENS:
         return f"for 2 to {_MAX_TOKENS} waypoints, and at most as many memory tokens"
     if horizon * n_head > _MAX_HEADS or horizon * n_head * n_memory > width:
-        return "too many heads for this width"
+        return "not for so many heads at this width"
     properties: Any = torch.cuda.get_device_properties(device)  # its stub lacks some
     if properties.major < 9 or properties.multi_processor_count < width // _COLUMNS:
-        return f"needs compute capability 9 and {width // _COLUMNS} multiprocessors"
+        return f"for compute capability 9 and {width // _COLUMNS} multiprocessors"
     if properties.shared_memory_per_block_optin < _shared_bytes(width, n_head, n_memory, horizon, layers):
         return "too wide for this device's shared memory"
     return None

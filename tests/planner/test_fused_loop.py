@@ -92,7 +92,7 @@ class _Hopper:
         ("medium", {}, torch.bfloat16, None),
         ("light", {}, torch.float16, None),
         ("seed", {}, torch.float32, "16 bits"),
-        ("compact", {}, torch.float16, "too many heads"),
+        ("compact", {}, torch.float16, "so many heads"),
         ("seed", {"n_emb": 1024, "n_head": 16}, torch.float16, "shared memory"),
         ("seed", {"horizon": 10}, torch.float16, "2 to 8 waypoints"),
     ],
