@@ -4,8 +4,8 @@ Its programs wait for each other and keep two layers' weights in shared memory: 
 for types of 16 bits and for devices with more than 200 KB of shared memory and a multiprocessor for each
 program (Hopper and later). Elsewhere the loop runs on the Triton kernels, a launch for each phase.
 
-All programs of a launch must come to run: two plans at once on one device, from two threads of a process, could
-keep each other from it for ever. An engine plans one at a time.
+All programs of a launch must come to run: two plans at once on one device, from two threads of a process,
+could keep each other from it for ever. An engine plans one at a time.
 """
 
 from __future__ import annotations
