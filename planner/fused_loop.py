@@ -127,6 +127,7 @@ class PersistentLoop:
             part.detach().to(torch.float32 if part is gru_bias else dtype).contiguous() for part in small
         ]
         self._levels: dict[SampleSchedule, torch.Tensor] = {}
+        self._shared_bytes = _shared_bytes(width, n_head, n_memory, horizon, layers)
         constants = {
             "D": width,
             "H": n_head,
@@ -139,9 +140,9 @@ class PersistentLoop:
             "HEAD_EPS": f"{weights.head_norm.eps}f",
             "INPUT_EPS": f"{weights.input_norm.eps}f",
             "PACE": _PACE,
+            "SHARED_BYTES": self._shared_bytes,
         }
         self._kernel = _compiled(constants, device)
-        self._shared_bytes = _shared_bytes(width, n_head, n_memory, horizon, layers)
         self._kernel.set_shared_memory_config(self._shared_bytes)
 
     def start(

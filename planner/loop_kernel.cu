@@ -20,7 +20,7 @@
 // contiguous bytes of a row.
 //
 // The host defines D (width), H (heads), M (memory tokens), L (layers), T (waypoints, at most 8), CLIP, BF16 (weights in
-// bfloat16 instead of half), and the norms' EPS, HEAD_EPS and INPUT_EPS.
+// bfloat16 instead of half), the norms' EPS, HEAD_EPS and INPUT_EPS, PACE, and SHARED_BYTES that it gives.
 
 typedef unsigned int u32;
 
@@ -56,13 +56,15 @@ struct Shared {
     unsigned long long ready[2], empty[2], keys_ready, keys_empty;
 };
 
+static_assert(sizeof(Shared) <= SHARED_BYTES, "");
+
 struct Arguments {
     float *x;              // (T, D) tokens
     float *scores;         // (T, H, 8)
     float2 *stats;         // (T, PROGRAMS) sum and sum of squares of the own columns before the feed-forward
     void *narrow;          // (T, D) that times the norm's scale
     void *hidden;          // (T, 4 D)
-    float *states;         // (T, D) of the head's GRU, of even and of odd steps
+    float *states;         // (T, D) of the head's GRU
     float *trajectory;     // (T, 2)
     int *arrived;          // zero
     const void *items;     // (ITEMS, PROGRAMS, ITEM_BYTES)
@@ -104,8 +106,6 @@ __device__ __forceinline__ u32 narrow2(float first, float second) {
 #endif
     return out;
 }
-
-__device__ __forceinline__ unsigned short narrow1(float value) { return (unsigned short)narrow2(value, 0.f); }
 
 __device__ __forceinline__ float wide1(const void *start, int at) {
     return wide2(((const unsigned short *)start)[at]).x;
