@@ -382,7 +382,8 @@ def _row(
 def _by_stage(form: Form) -> tuple[float, float | None]:
     """The quickest denoising loop of a few plans, 0 where the engine does not tell it apart; `device_ms`."""
     tracer = Tracer()
-    loops, wholes = [], []
+    loops: list[float] = []
+    wholes: list[float] = []
     for turn in range(DEVICE_RUNS):
         if turn >= LOOP_RUNS and not wholes:
             break
