@@ -23,7 +23,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 import triton
-from torch import nn
 
 from tickdrive.planner import kernels
 from tickdrive.planner.diffusion import SampleSchedule
@@ -37,6 +36,7 @@ from tickdrive.planner.fused_ops import (
     Weights,
     attend,
     gru,
+    gru_given_bias,
     gru_weights,
     normed,
     product,
@@ -137,21 +137,20 @@ class FusedDecoder(TwofoldDecoder):
             )
         super().__init__(network, dtype)
         layers = [layer for layer in network.decoder if isinstance(layer, DecoderLayer)]
-        self.ups = _stacked([layer.ffn.up for layer in layers], dtype, quantised)
-        self.downs = _stacked([layer.ffn.down for layer in layers], dtype, quantised)
+        self.ups = [Weights.of(layer.ffn.up.weight, layer.ffn.up.bias, dtype, quantised) for layer in layers]
+        self.downs = [
+            Weights.of(layer.ffn.down.weight, layer.ffn.down.bias, dtype, quantised) for layer in layers
+        ]
         up = torch.stack([layer.ffn.up.weight.detach().t() for layer in layers])
         self.keep("fold_up", _as_quantised(self.ups) if quantised else up)
         self.up_bias = torch.stack([layer.ffn.up.bias.detach().float() for layer in layers])[:, None]
         self.up = self.down = torch.nn.ModuleList()  # kept once, as above
         self.out_biases = [layer.trajectory_attention.out.bias.detach().to(dtype) for layer in layers]
         gru = network.head.gru
-        weight, recurrent, bias, recurrent_bias = (
-            gru.get_parameter(f"{name}_l0").detach()
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        recurrent, recurrent_bias = (
+            gru.get_parameter(f"{name}_l0").detach() for name in ("weight_hh", "bias_hh")
         )
-        bias = bias.clone()
-        bias[: 2 * self.width] += recurrent_bias[: 2 * self.width]
-        self.gru_given = Weights.of(weight, bias, dtype)
+        self.gru_given = Weights.of(gru.get_parameter("weight_ih_l0"), gru_given_bias(gru), dtype)
         self.gru_recurrent = gru_weights(recurrent.to(dtype))
         self.gru_candidate = recurrent_bias[2 * self.width :].to(dtype).contiguous()
         self.horizon = config.horizon
@@ -160,17 +159,15 @@ class FusedDecoder(TwofoldDecoder):
 
     def _persistent_loop(self, network: TransformerForDiffusion) -> PersistentLoop | None:
         """The loop in one kernel, where the device and the network allow."""
-        config = network.config
-        shape = (config.n_emb, config.n_head, config.n_memory, config.horizon, config.n_layer)
-        reason = why_not(*shape, self.dtype, self.points.device)
+        reason = why_not(network.config, self.dtype, self.points.device)
         if reason is not None:
             log.info(
                 "planner engine 'fused' runs its loop kernel by kernel: the persistent one is %s", reason
             )
             return None
         weights = LoopWeights(
-            up=_whole(self.ups),
-            down=_whole(self.downs),
+            up=torch.stack([item.weight for item in self.ups]),
+            down=torch.stack([item.weight for item in self.downs]),
             down_bias=torch.stack([item.bias for item in self.downs]),
             out_bias=torch.stack(self.out_biases),
             gru=network.head.gru,
@@ -181,7 +178,7 @@ class FusedDecoder(TwofoldDecoder):
             input_norm=self.input_norm,
         )
         try:
-            return PersistentLoop(weights, config.n_head, config.n_memory, config.clip_sample)
+            return PersistentLoop(weights, network.config)
         except (RuntimeError, AttributeError, ImportError) as error:
             log.warning(
                 "planner engine 'fused' runs its loop kernel by kernel, a millisecond slower: the persistent "
@@ -426,19 +423,6 @@ class FusedDecoder(TwofoldDecoder):
             **launch.options(),
         )
         return ahead, embedded
-
-
-def _stacked(layers: list[nn.Linear], dtype: torch.dtype, quantised: bool) -> list[Weights]:
-    """Layers of one shape, their weights in one piece of memory."""
-    items = [Weights.of(layer.weight, layer.bias, dtype, quantised) for layer in layers]
-    whole = torch.stack([item.weight for item in items])
-    return [dataclasses.replace(item, weight=part) for item, part in zip(items, whole, strict=True)]
-
-
-def _whole(items: list[Weights]) -> torch.Tensor:
-    """The memory of `_stacked` layers: (L, N, K)."""
-    first = items[0].weight
-    return first.as_strided((len(items), *first.shape), (first.numel(), *first.stride()))
 
 
 def _as_quantised(layers: list[Weights]) -> torch.Tensor:

@@ -22,7 +22,9 @@ from torch import nn
 
 from tickdrive.planner.diffusion import SampleSchedule
 from tickdrive.planner.engine_cache import entry_path, read_entry, write_entry
+from tickdrive.planner.fused_ops import gru_given_bias
 from tickdrive.planner.layers import NORM_EPS
+from tickdrive.planner.network_config import PolicyConfig
 
 _SOURCE = Path(__file__).with_name("loop_kernel.cu")
 _NAME = "loop_kernel"
@@ -93,20 +95,17 @@ class PersistentLoop:
 
     Args:
         weights: see there, on a CUDA device.
-        n_head: H.
-        n_memory: M.
-        clip: whether DDIM clips its predicted trajectory.
+        config: of the network.
 
     Raises:
         RuntimeError: the kernel does not compile, or not load.
     """
 
-    def __init__(self, weights: LoopWeights, n_head: int, n_memory: int, clip: bool) -> None:
-        layers, width, _ = weights.down.shape
-        horizon = len(weights.points_bias)
+    def __init__(self, weights: LoopWeights, config: PolicyConfig) -> None:
+        width = config.n_emb
         dtype, device = weights.up.dtype, weights.up.device
         self._programs = width // _COLUMNS
-        self._layers, self._heads = layers, n_head
+        self._layers, self._heads = config.n_layer, config.n_head
         gru_input, gru_bias = _behind_norm(weights.gru, weights.head_norm)
         recurrent = weights.gru.get_parameter("weight_hh_l0").detach()
         gru = [units_of(part.to(dtype)) for part in (gru_input, recurrent)]
@@ -127,14 +126,14 @@ class PersistentLoop:
             part.detach().to(torch.float32 if part is gru_bias else dtype).contiguous() for part in small
         ]
         self._levels: dict[SampleSchedule, torch.Tensor] = {}
-        self._shared_bytes = _shared_bytes(width, n_head, n_memory, horizon, layers)
+        self._shared_bytes = _shared_bytes(config)
         constants = {
             "D": width,
-            "H": n_head,
-            "M": n_memory,
-            "L": layers,
-            "T": horizon,
-            "CLIP": int(clip),
+            "H": config.n_head,
+            "M": config.n_memory,
+            "L": config.n_layer,
+            "T": config.horizon,
+            "CLIP": int(config.clip_sample),
             "BF16": int(dtype == torch.bfloat16),
             "EPS": f"{NORM_EPS}f",
             "HEAD_EPS": f"{weights.head_norm.eps}f",
@@ -211,37 +210,30 @@ class LoopRun:
         self._launch(range(self._layers, self._steps * (self._layers + 1)), states)
 
 
-def why_not(
-    width: int,
-    n_head: int,
-    n_memory: int,
-    horizon: int,
-    layers: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> str | None:
+def why_not(config: PolicyConfig, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why the kernel cannot run such a network there; None where it can."""
     if device.type != "cuda":
         return "not on CUDA"
-    head_width = width // n_head
+    width, head_width, horizon = config.n_emb, config.head_width, config.horizon
+    scores = horizon * config.n_head
     if dtype not in (torch.float16, torch.bfloat16):
         return "for weights of 16 bits"
     if width % 32 or head_width < 16 or head_width & (head_width - 1) or head_width > 256:
         return "not for this width and number of heads"
-    if not 2 <= horizon <= _MAX_TOKENS or n_memory > _MAX_TOKENS:
+    if not 2 <= horizon <= _MAX_TOKENS or config.n_memory > _MAX_TOKENS:
         return f"for 2 to {_MAX_TOKENS} waypoints, and at most as many memory tokens"
-    if horizon * n_head > _MAX_HEADS or horizon * n_head * n_memory > width:
+    if scores > _MAX_HEADS or scores * config.n_memory > width:
         return "not for so many heads at this width"
     properties: Any = torch.cuda.get_device_properties(device)  # its stub lacks some
     if properties.major < 9 or properties.multi_processor_count < width // _COLUMNS:
         return f"for compute capability 9 and {width // _COLUMNS} multiprocessors"
-    if properties.shared_memory_per_block_optin < _shared_bytes(width, n_head, n_memory, horizon, layers):
+    if properties.shared_memory_per_block_optin < _shared_bytes(config):
         return "too wide for this device's shared memory"
     return None
 
 
 def lines_in_order(weight: torch.Tensor) -> torch.Tensor:
-    """Weights as `product32` of the kernel reads them.
+    """Weights as `multiply32` of the kernel reads them.
 
     Args:
         weight: (L, N, D), N a multiple of 32.
@@ -272,18 +264,15 @@ def units_of(weight: torch.Tensor) -> torch.Tensor:
 
 def _behind_norm(gru: nn.GRU, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
     """A GRU's input weights (3 D, D) and bias (3 D,), the norm's and b_h of the first two gates folded in."""
-    weight, bias, recurrent_bias = (
-        gru.get_parameter(f"{name}_l0").detach() for name in ("weight_ih", "bias_ih", "bias_hh")
-    )
-    bias = bias + weight @ norm.bias.detach().to(weight.dtype)
-    width = weight.shape[1]
-    bias[: 2 * width] += recurrent_bias[: 2 * width]
+    weight = gru.get_parameter("weight_ih_l0").detach()
+    bias = gru_given_bias(gru) + weight @ norm.bias.detach().to(weight.dtype)
     return weight * norm.weight.detach().to(weight.dtype), bias
 
 
-def _shared_bytes(width: int, n_head: int, n_memory: int, horizon: int, layers: int) -> int:
+def _shared_bytes(config: PolicyConfig) -> int:
     """Of the kernel's `Shared`, or a little more."""
-    pairs, programs = n_head * n_memory, width // _COLUMNS
+    width, horizon, layers = config.n_emb, config.horizon, config.n_layer
+    pairs, programs = config.n_head * config.n_memory, width // _COLUMNS
     slots = 2 * (128 * width + pairs * 16 + 48 + 256)
     keys = (math.ceil(horizon * pairs / programs) + 2) * width * 2
     rest = layers * 32 + 24 * 4 + 8 * 8 * (36 + 8) * 4 + horizon * (pairs * 4 + 32 * 4 + 8) + 6 * 8

@@ -408,6 +408,14 @@ def normed(
     return stream
 
 
+def gru_given_bias(gru: torch.nn.GRU) -> torch.Tensor:
+    """(3 D,) bias of a GRU's projected input: b_i, and b_h of reset and update gate, added anyway."""
+    bias = gru.get_parameter("bias_ih_l0").detach().clone()
+    both = 2 * gru.hidden_size
+    bias[:both] += gru.get_parameter("bias_hh_l0").detach()[:both]
+    return bias
+
+
 def gru_weights(weight: torch.Tensor) -> torch.Tensor:
     """(3 D, D) W_h with the rows of one program together: (D / 16, 3, 16, D)."""
     width = weight.shape[1]

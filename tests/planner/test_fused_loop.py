@@ -102,7 +102,6 @@ def test_networks_that_it_does_not_fit_are_told(monkeypatch, name, changes, dtyp
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: _Hopper())
     config = preset(name, **changes)
-    shape = (config.n_emb, config.n_head, config.n_memory, config.horizon, config.n_layer)
-    told = fused_loop.why_not(*shape, dtype, torch.device("cuda"))
+    told = fused_loop.why_not(config, dtype, torch.device("cuda"))
     assert told is None if why is None else why in told
-    assert fused_loop.why_not(*shape, dtype, torch.device("cpu")) == "not on CUDA"
+    assert fused_loop.why_not(config, dtype, torch.device("cpu")) == "not on CUDA"
