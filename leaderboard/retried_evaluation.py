@@ -31,7 +31,7 @@ from tickdrive.leaderboard.routes import Route
 from tickdrive.leaderboard.scoring import Failure
 from tickdrive.leaderboard.simulator_watch import EXIT_SIMULATOR_LOST, leave_process, lost_server
 from tickdrive.leaderboard.upstream.runner import end_with
-from tickdrive.leaderboard.upstream.simulators import SimulatorHost
+from tickdrive.leaderboard.upstream.simulators import DIED, SILENT, FalseStarts, SimulatorHost
 from tickdrive.planner.errors import ServerError, TickdriveError
 
 _POLL_S = 0.2
@@ -39,8 +39,6 @@ _BEAT_S = 1.0
 _HANG_MARGIN_S = 60.0
 _INTERRUPT_S = 30.0
 _LAST_WORDS_S = 15.0
-DIED = "the simulator died"
-SILENT = "the simulator does not answer"
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class RetriedEvaluation:
         self._hang_s = longest_s + _HANG_MARGIN_S if hang_s is None else hang_s
         self._on_loss = on_loss
         self._losses: Counter[str] = Counter()
-        self._false_starts = 0
+        self._false_starts = FalseStarts(retries, lambda why, again: on_loss(None, why, again))
         self._given_up: dict[str, Failure] = {}
 
     def run(self, resume: bool) -> EvaluationOutcome:
@@ -121,7 +119,7 @@ class RetriedEvaluation:
         """One process; whether it is done with all routes."""
         process = _DrivingProcess()
         try:
-            if not self._prepare():
+            if not self._false_starts.prepare(self._simulator):
                 return False
             process.begin(_Drive(self._job, self._simulator.host, self._simulator.port, dict(self._given_up)))
             why = self._watch(process)
@@ -143,21 +141,6 @@ class RetriedEvaluation:
         self._lose(process.under_way, why, simulator_died or process.crashed)
         return False
 
-    def _prepare(self) -> bool:
-        """Have a simulator; False: it died while it started, and is to be tried again."""
-        try:
-            self._simulator.prepare()
-        except ServerError:
-            if not self._simulator.ours:
-                raise
-            self._false_starts += 1
-            again = self._false_starts <= self._retries
-            self._on_loss(None, DIED, again)
-            if not again:
-                raise
-            return False
-        return True
-
     def _answers(self) -> bool:
         return server_answers(self._simulator.host, self._simulator.port)
 
@@ -176,13 +159,10 @@ class RetriedEvaluation:
 
     def _lose(self, route_id: str | None, why: str, of_simulator: bool) -> None:
         if route_id is None:
-            self._false_starts += 1
-            again = self._false_starts <= self._retries
-            self._on_loss(None, why, again)
-            if not again:
+            if not self._false_starts.add(why):
                 raise ServerError(f"No route began: {why}.", "Look at the simulator's log.")
             return
-        self._false_starts = 0
+        self._false_starts.end()
         self._losses[route_id] += 1
         again = self._losses[route_id] <= self._retries
         if not again:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from tickdrive.leaderboard.simulator_watch import PortProbe
 from tickdrive.planner.errors import ServerError
 
 _POLL_S = 1.0
+DIED = "the simulator died"
+SILENT = "the simulator does not answer"
 
 
 class SimulatorHost(Protocol):
@@ -32,6 +35,44 @@ class SimulatorHost(Protocol):
 
     def stop(self) -> None:
         """The run is over."""
+
+
+class FalseStarts:
+    """Counts the starts in a row from which no route began.
+
+    Args:
+        most: so many are tried again.
+        on_loss: told of each: why, and whether it is tried again.
+    """
+
+    def __init__(self, most: int, on_loss: Callable[[str, bool], None]) -> None:
+        self._most, self._on_loss = most, on_loss
+        self._count = 0
+
+    def end(self) -> None:
+        """A route began."""
+        self._count = 0
+
+    def add(self, why: str, mendable: bool = True) -> bool:
+        """One more; whether it is tried again, which it is only where that can help."""
+        self._count += 1
+        again = mendable and self._count <= self._most
+        self._on_loss(why, again)
+        return again
+
+    def prepare(self, simulator: SimulatorHost) -> bool:
+        """Have a simulator; False: it died while it started, and is to be tried again.
+
+        Raises:
+            ServerError: it cannot be had, or died too often.
+        """
+        try:
+            simulator.prepare()
+        except ServerError:
+            if not simulator.ours or not self.add(DIED):
+                raise
+            return False
+        return True
 
 
 class Embedded:

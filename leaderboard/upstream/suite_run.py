@@ -29,13 +29,11 @@ from tickdrive.leaderboard.upstream.records import (
     verdicts,
 )
 from tickdrive.leaderboard.upstream.runner import RunnerSpec
-from tickdrive.leaderboard.upstream.simulators import SimulatorHost
+from tickdrive.leaderboard.upstream.simulators import DIED, SILENT, FalseStarts, SimulatorHost
 from tickdrive.planner.errors import ConfigError, ServerError
 from tickdrive.planner.files import write_atomically
 
 _HANG_MARGIN_S = 60.0
-_DIED = "the simulator died"
-_SILENT = "the simulator does not answer"
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class SuiteRun:
         self._judge = judge
         self._checkpoint = folder / "attempt" / "results.json"
         self._losses: Counter[Drive] = Counter()
-        self._false_starts = 0
+        self._false_starts = FalseStarts(settings.retries, lambda why, again: observer.lost(None, why, again))
 
     def run(self) -> None:
         """Drive until every drive has a verdict.
@@ -146,7 +144,7 @@ class SuiteRun:
         return self._folder / "save" / own
 
     def _attempt(self, drives: Sequence[Drive]) -> None:
-        if not self._prepare():
+        if not self._false_starts.prepare(self._simulator):
             return
         for drive in drives:
             self._put_aside_logs(drive)
@@ -164,11 +162,11 @@ class SuiteRun:
             while why is None and not attempt.crashed and attempt.running():
                 self._listen(attempt, driven)
                 if not self._simulator.alive():
-                    why = _DIED
+                    why = DIED
                 elif attempt.still_s() > self._settings.hangs_after_s:
                     why = f"simulated time stood still for {attempt.still_s():.0f} s"
                     if not server_answers(self._simulator.host, self._simulator.port):
-                        why = _SILENT
+                        why = SILENT
         except KeyboardInterrupt:
             attempt.end()
             self._listen(attempt, driven)
@@ -176,7 +174,7 @@ class SuiteRun:
         finally:
             attempt.end()
         simulator_died = not self._simulator.alive() and not self._checkout.suite.starts_carla
-        simulator_died = simulator_died or why in (_DIED, _SILENT)
+        simulator_died = simulator_died or why in (DIED, SILENT)
         self._listen(attempt, driven, simulator_died)
         if why is None and attempt.status:
             why = f"the evaluator ended with status {attempt.status}"
@@ -185,21 +183,6 @@ class SuiteRun:
         if why is not None:
             self._simulator.discard()
         self._account(attempt, why, simulator_died)
-
-    def _prepare(self) -> bool:
-        """Have a simulator; False: it died while it started, and is to be tried again."""
-        try:
-            self._simulator.prepare()
-        except ServerError:
-            if not self._simulator.ours:
-                raise
-            self._false_starts += 1
-            again = self._false_starts <= self._settings.retries
-            self._observer.lost(None, _DIED, again)
-            if not again:
-                raise
-            return False
-        return True
 
     def _listen(
         self, attempt: Attempt, driven: Mapping[str, Drive], simulator_died: bool | None = None
@@ -246,12 +229,9 @@ class SuiteRun:
                 self._observer.done(drive, record, attempt.wall_s(drive))
             return
         if attempt.verdicts or why is None:
-            self._false_starts = 0
+            self._false_starts.end()
             return
-        self._false_starts += 1
-        again = simulator_died and self._false_starts <= self._settings.retries
-        self._observer.lost(None, why, again)
-        if not again:
+        if not self._false_starts.add(why, mendable=simulator_died):
             raise ServerError(
                 f"No route began: {why}. The evaluator's log ends:\n{attempt.tail()}",
                 f"The whole log is {attempt.log_path}.",
