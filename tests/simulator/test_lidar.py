@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -213,3 +214,15 @@ def test_a_missing_embree_is_named(monkeypatch):
     monkeypatch.setattr(embree.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ServerError, match="pip install 'embreex"):
         embree.load_embree.__wrapped__()
+
+
+def test_a_second_scene_leaves_no_thread_spinning():
+    """Each with a device of its own had a worker of TBB's burn a core, for as long as the process lived."""
+    faces = np.arange(3 * 200_000).reshape(-1, 3)
+    vertices = np.random.default_rng(0).normal(size=(faces.size, 3)).astype(np.float32)
+    worlds = [embree.TraceWorld(vertices, faces) for _ in range(2)]
+    before_s = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before_s < 0.25
+    for world in worlds:
+        world.close()

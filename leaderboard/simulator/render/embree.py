@@ -40,7 +40,6 @@ occluded16: Any = ExternalFunction("tickdrive_rtcOccluded16", _KERNEL_SIGNATURE)
 _pointer, _uint, _int, _size = ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_size_t
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "rtcNewDevice": (_pointer, ctypes.c_char_p),
-    "rtcReleaseDevice": (None, _pointer),
     "rtcGetDeviceError": (_int, _pointer),
     "rtcNewScene": (_pointer, _pointer),
     "rtcReleaseScene": (None, _pointer),
@@ -103,6 +102,25 @@ def load_embree() -> ctypes.CDLL:
     return embree
 
 
+@lru_cache(maxsize=1)
+def embree_device() -> int:
+    """Embree's device, one for the process.
+
+    With a second one, a worker thread of TBB's spins for as long as the process lives (embreex 4.4): a
+    simulator that had loaded another town took a whole core at rest.
+
+    Raises:
+        ServerError: Embree cannot be loaded or refuses a device.
+    """
+    rtc = load_embree()
+    # one thread: the build order, and with it every tie, is the same in every run
+    device = rtc.rtcNewDevice(b"threads=1,set_affinity=0")
+    if not device:
+        code = rtc.rtcGetDeviceError(None)
+        raise ServerError(f"Embree (package 'embreex') cannot start on this processor: error {code}.")
+    return int(device)
+
+
 @dataclass
 class _Slot:
     geometry: int
@@ -123,20 +141,14 @@ class TraceWorld:
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray) -> None:
         self._rtc = load_embree()
-        # one thread: the build order, and with it every tie, is the same in every run
-        self._device = self._rtc.rtcNewDevice(b"threads=1,set_affinity=0")
-        if not self._device:
-            code = self._rtc.rtcGetDeviceError(None)
-            raise ServerError(f"Embree (package 'embreex') cannot start on this processor: error {code}.")
+        self._device = embree_device()
         self._slots: list[_Slot] = []
         self._top = self._rtc.rtcNewScene(self._device)
         self._rtc.rtcSetSceneFlags(self._top, _SCENE_DYNAMIC)
         self._rtc.rtcSetSceneBuildQuality(self._top, _QUALITY_LOW)
         self._scenes: list[int] = []
         # the towns that a server lets go of must not keep their triangles
-        self._release = weakref.finalize(
-            self, _release, self._rtc, self._device, self._top, self._slots, self._scenes
-        )
+        self._release = weakref.finalize(self, _release, self._rtc, self._top, self._slots, self._scenes)
         static = self.add_mesh(vertices, faces)
         self._add_slot(static)
         self._place(self._slots[0], np.eye(4)[:3])
@@ -207,12 +219,11 @@ class TraceWorld:
         self._rtc.rtcCommitGeometry(slot.geometry)
 
 
-def _release(rtc: ctypes.CDLL, device: int, top: int, slots: list[_Slot], scenes: list[int]) -> None:
+def _release(rtc: ctypes.CDLL, top: int, slots: list[_Slot], scenes: list[int]) -> None:
     for slot in slots:
         rtc.rtcReleaseGeometry(slot.geometry)
     for scene in (top, *scenes):
         rtc.rtcReleaseScene(scene)
-    rtc.rtcReleaseDevice(device)
 
 
 # the symbols must exist before numba loads a cached kernel that calls them
