@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,8 @@ from tickdrive.planner.engine import (
     runs_in,
 )
 from tickdrive.planner.errors import PlannerError
+from tickdrive.planner.network_config import PolicyConfig, proposals
 from tickdrive.planner.network_config import preset as preset_config
-from tickdrive.planner.network_config import proposals
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.random_weights import randomize
 from tickdrive.planner.source import source_commit
@@ -179,10 +179,22 @@ def study_forms(preset: str, device: str | torch.device = "auto") -> list[FormSp
     forms += [FormSpec(preset, engines[-1], steps=count) for count in (5, 2, 1)]
     forms += [FormSpec(preset, engines[-1], batch=count) for count in (2, 4, 8)]
     for change, config in proposals(preset_config(preset)).items():
-        # the kernels know two attentions a layer
-        own = "compiled" if config.merged_attention and engines[-1] == "fused" else engines[-1]
-        forms += [FormSpec(f"{preset}+{change}", name) for name in ("reference", own)]
+        forms += [
+            runnable(FormSpec(f"{preset}+{change}", name), config) for name in ("reference", engines[-1])
+        ]
     return forms
+
+
+def runnable(form: FormSpec, config: PolicyConfig) -> FormSpec:
+    """The form; engine `compiled` in place of `fused`, whose kernels know two attentions a layer, for one.
+
+    Args:
+        form: what is to be measured.
+        config: of its network.
+    """
+    if form.engine == "fused" and config.merged_attention:
+        return replace(form, engine="compiled", dtype="auto")
+    return form
 
 
 def run_planner_benchmark(

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tickdrive.planner.benchmark import Form, FormSpec, build_forms, close_forms, deviation, distinct
+from tickdrive.planner.benchmark import (
+    Form,
+    FormSpec,
+    build_forms,
+    close_forms,
+    deviation,
+    distinct,
+    runnable,
+)
 from tickdrive.planner.engine import engine_names
 from tickdrive.planner.network_config import proposals
 from tickdrive.planner.policy import DiffusionPolicy
@@ -126,7 +134,9 @@ def diagnose(
         "batch": [dataclasses.replace(spec, batch=count) for count in BATCHES],
         "engine": [dataclasses.replace(spec, engine=name, dtype="auto") for name in engines],
         "dtype": [dataclasses.replace(spec, engine="hoisted", dtype="bf16")],
-        "network": [dataclasses.replace(spec, preset=name) for name in networks],
+        "network": [
+            runnable(dataclasses.replace(spec, preset=name), config) for name, config in networks.items()
+        ],
     }
     specs = [item for group in groups.values() for item in group]
     built = build_forms(specs, device, policies, tokens, on_progress=on_progress)
@@ -253,6 +263,8 @@ def _saving(group: str, form: Form, own: Form, own_ms: float, ms: float, trained
     rel_err = None
     if group == "network":
         option, cost = spec.preset, "a training of its own"
+        if spec.engine != own.spec.engine:
+            option += f", engine {spec.engine}"
     elif group == "steps":
         option, cost = f"steps {spec.steps}", "accuracy: fewer steps, another plan"
     else:

@@ -177,15 +177,28 @@ class FusedDecoder(TwofoldDecoder):
             points_bias=self.points_bias,
             input_norm=self.input_norm,
         )
+        return PersistentLoop(weights, network.config)
+
+    def load_loop(self, build: bool) -> None:
+        """Have the persistent loop ready, where there is one; see `PersistentLoop.load`.
+
+        Args:
+            build: compile it if need be.
+
+        Raises:
+            EngineNotReadyError: it would have to be compiled, and may not.
+        """
+        if self.loop is None:
+            return
         try:
-            return PersistentLoop(weights, network.config)
+            self.loop.load(build)
         except (RuntimeError, AttributeError, ImportError) as error:
+            self.loop = None
             log.warning(
                 "planner engine 'fused' runs its loop kernel by kernel, a millisecond slower: the persistent "
                 "one does not compile (%s)",
                 str(error).strip().splitlines()[0],
             )
-            return None
 
     def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
         """See `PlannerEngine.loop_bytes`."""
@@ -360,7 +373,7 @@ class FusedDecoder(TwofoldDecoder):
         arrived = torch.zeros(len(levels) + 1, len(levels) * batch, dtype=torch.int32, device=noise.device)
         trajectory = noise.reshape(-1, 2)
         tokens = self._advance(None, None, trajectory, None, launch)[1]
-        if self.loop is not None and batch == 1:
+        if self.loop is not None and self.loop.loaded and batch == 1:
             hoisted = Hoisted(given.modulation, given.fold, given.bias, *folded)
             whole = self.loop.start(tokens, noise, hoisted, schedule)
             # two kernels whose programs wait for their like must not run side by side

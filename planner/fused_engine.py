@@ -10,7 +10,7 @@ import torch
 from tickdrive.planner.fused_decoder import FusedDecoder, Side
 from tickdrive.planner.fused_encoder import FusedEncoder
 from tickdrive.planner.fused_ops import Launch
-from tickdrive.planner.graph_engine import GraphEngine, Marks, narrowed
+from tickdrive.planner.graph_engine import GraphEngine, Marks, Recording, Shapes, narrowed
 from tickdrive.planner.network import TransformerForDiffusion
 from tickdrive.planner.packed import plain_products
 from tickdrive.planner.policy import DiffusionPolicy
@@ -46,6 +46,11 @@ class FusedEngine(GraphEngine):
             self._fused_decoder: FusedDecoder | None = FusedDecoder(
                 network, self.compute_dtype, quantised=self.dtype == torch.int8
             )
+
+    def _built(self, shapes: Shapes, build: bool) -> Recording:
+        assert self._fused_decoder is not None
+        self._fused_decoder.load_loop(build)
+        return super()._built(shapes, build)
 
     def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
         """See `PlannerEngine.loop_bytes`."""

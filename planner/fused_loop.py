@@ -22,6 +22,7 @@ from torch import nn
 
 from tickdrive.planner.diffusion import SampleSchedule
 from tickdrive.planner.engine_cache import entry_path, read_entry, write_entry
+from tickdrive.planner.errors import EngineNotReadyError
 from tickdrive.planner.fused_ops import gru_given_bias
 from tickdrive.planner.layers import NORM_EPS
 from tickdrive.planner.network_config import PolicyConfig
@@ -91,14 +92,11 @@ class Hoisted:
 
 
 class PersistentLoop:
-    """The kernel with its weights.
+    """The kernel with its weights; to be loaded before it runs.
 
     Args:
         weights: see there, on a CUDA device.
         config: of the network.
-
-    Raises:
-        RuntimeError: the kernel does not compile, or not load.
     """
 
     def __init__(self, weights: LoopWeights, config: PolicyConfig) -> None:
@@ -141,8 +139,45 @@ class PersistentLoop:
             "PACE": _PACE,
             "SHARED_BYTES": self._shared_bytes,
         }
-        self._kernel = _compiled(constants, device)
-        self._kernel.set_shared_memory_config(self._shared_bytes)
+        defines = "".join(f"#define {name} {value}\n" for name, value in constants.items())
+        self._source, self._device = defines + _SOURCE.read_text(), device
+        self._kernel: Any = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it can run."""
+        return self._kernel is not None
+
+    def load(self, build: bool) -> None:
+        """Load the kernel from the engine cache, or compile it.
+
+        Args:
+            build: compile what the cache does not have, in some seconds.
+
+        Raises:
+            EngineNotReadyError: it would have to be compiled, and may not.
+            RuntimeError: the kernel does not compile, or not load.
+        """
+        if self.loaded:
+            return
+        digest = hashlib.sha256(self._source.encode()).hexdigest()
+        path = entry_path("loop", digest, self._device, ".cubin")
+        binary = read_entry(path)
+        if binary is None and not build:
+            raise EngineNotReadyError(
+                "The fused engine's persistent loop is not in the engine cache.",
+                "Run `tickdrive warmup` first.",
+            )
+        from torch.cuda import _utils  # NVRTC comes with torch; its wrapper is not public yet
+
+        with torch.cuda.device(self._device):
+            if binary is None:
+                binary, _ = _utils._nvrtc_compile(self._source, _NAME)
+                write_entry(path, binary)
+            kernels: Any = _utils._cuda_load_module(binary, [_NAME])
+            kernel = kernels[_NAME]
+            kernel.set_shared_memory_config(self._shared_bytes)
+        self._kernel = kernel
 
     def start(
         self, tokens: torch.Tensor, noise: torch.Tensor, hoisted: Hoisted, schedule: SampleSchedule
@@ -277,18 +312,3 @@ def _shared_bytes(config: PolicyConfig) -> int:
     keys = (math.ceil(horizon * pairs / programs) + 2) * width * 2
     rest = layers * 32 + 24 * 4 + 8 * 8 * (36 + 8) * 4 + horizon * (pairs * 4 + 32 * 4 + 8) + 6 * 8
     return slots + keys + rest + 256  # and what alignment takes
-
-
-def _compiled(constants: dict[str, Any], device: torch.device) -> Any:
-    """The kernel, from the cache or compiled for the device."""
-    from torch.cuda import _utils  # NVRTC comes with torch; its wrapper is not public yet
-
-    source = "".join(f"#define {name} {value}\n" for name, value in constants.items()) + _SOURCE.read_text()
-    path = entry_path("loop", hashlib.sha256(source.encode()).hexdigest(), device, ".cubin")
-    with torch.cuda.device(device):
-        binary = read_entry(path)
-        if binary is None:
-            binary, _ = _utils._nvrtc_compile(source, _NAME)
-            write_entry(path, binary)
-        kernels: Any = _utils._cuda_load_module(binary, [_NAME])
-        return kernels[_NAME]

@@ -1,8 +1,9 @@
+import dataclasses
 import json
 
 import pytest
 
-from tickdrive.planner.benchmark import run_planner_benchmark
+from tickdrive.planner.benchmark import FormSpec, run_planner_benchmark, runnable
 from tickdrive.planner.errors import ConfigError, PlannerError
 from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
@@ -51,3 +52,11 @@ def test_wrong_requests_are_refused():
         run_planner_benchmark(presets=["compac"])
     with pytest.raises(PlannerError, match="seconds above 0"):
         run_planner_benchmark(seconds=0.0)
+
+
+def test_a_network_that_the_kernels_do_not_know_is_measured_on_another_engine():
+    merged = dataclasses.replace(TINY, merged_attention=True)
+    asked = FormSpec("other", "fused", "int8", batch=2, steps=5)
+    assert runnable(asked, TINY) == asked
+    assert runnable(asked, merged) == FormSpec("other", "compiled", "auto", batch=2, steps=5)
+    assert runnable(FormSpec("other", "reference"), merged) == FormSpec("other", "reference")

@@ -105,3 +105,33 @@ def test_networks_that_it_does_not_fit_are_told(monkeypatch, name, changes, dtyp
     told = fused_loop.why_not(config, dtype, torch.device("cuda"))
     assert told is None if why is None else why in told
     assert fused_loop.why_not(config, dtype, torch.device("cpu")) == "not on CUDA"
+
+
+def test_nothing_is_compiled_where_nothing_may_be_built(monkeypatch, tmp_path):
+    """An agent's set-up stands under a watchdog."""
+    from tickdrive.planner.errors import EngineNotReadyError
+    from tickdrive.planner.fused_loop import LoopWeights, PersistentLoop
+    from tickdrive.planner.policy import DiffusionPolicy
+
+    monkeypatch.setenv("TICKDRIVE_CACHE", str(tmp_path))
+    config = preset("light", n_layer=1)
+    network = DiffusionPolicy(config).network
+    width = config.n_emb
+    loop = PersistentLoop(
+        LoopWeights(
+            up=torch.randn(1, 4 * width, width),
+            down=torch.randn(1, width, 4 * width),
+            down_bias=torch.randn(1, width),
+            out_bias=torch.randn(1, width),
+            gru=network.head.gru,
+            head_norm=network.head.norm,
+            head_out=network.head.out,
+            points=torch.randn(2, width),
+            points_bias=torch.randn(config.horizon, width),
+            input_norm=torch.nn.LayerNorm(width),
+        ),
+        config,
+    )
+    with pytest.raises(EngineNotReadyError, match="tickdrive warmup"):
+        loop.load(build=False)
+    assert not loop.loaded
