@@ -86,7 +86,8 @@ class TwofoldDecoder(FoldedDecoder):
     ) -> torch.Tensor:
         """See `FoldedDecoder.attend`."""
         scores = _product(key_bias, slices, keys)
-        weights = scores.view(*slices.shape[:-1], -1, self.n_head).softmax(dim=-2).view(scores.shape)
+        by_head, over = ((self.n_head, -1), -1) if torch.onnx.is_in_onnx_export() else ((-1, self.n_head), -2)
+        weights = scores.view(*slices.shape[:-1], *by_head).softmax(dim=over).view(scores.shape)
         return _product(tokens, weights, values)
 
     def conditions(
@@ -106,11 +107,18 @@ class TwofoldDecoder(FoldedDecoder):
         seen = self.context_heads(context)
         updated = self.updated_memory(memory, *seen, modulation[:3], mask)
         key, value = self.trajectory_heads(updated)
-        # M before H: a softmax over the middle axis runs across the heads' lanes at once
-        shape = (layers, steps, batch, tokens * heads)
-        key_bias = torch.einsum("lhre,lhe->lrh", key, self.fold_q_bias).reshape(*shape[:3], 1, -1)
-        keys = torch.einsum("lhre,lhed->lrhd", key, self.fold_q).reshape(*shape, width)
-        values = torch.einsum("lhre,lhed->lrhd", value, self.fold_out).reshape(*shape, width)
+
+        def arranged(folded: torch.Tensor) -> torch.Tensor:
+            parts = folded.view(layers, heads, steps, batch, tokens, -1)
+            if torch.onnx.is_in_onnx_export():  # a softmax over the last axis, each step's in one piece
+                parts = parts.permute(2, 0, 3, 1, 4, 5).reshape(steps, layers, batch, tokens * heads, -1)
+                return parts.transpose(0, 1)
+            # M before H: a softmax over the middle axis runs across the heads' lanes at once
+            return parts.permute(0, 2, 3, 4, 1, 5).reshape(layers, steps, batch, tokens * heads, -1)
+
+        key_bias = arranged(torch.matmul(key, self.fold_q_bias[..., None])).transpose(-1, -2)
+        keys = arranged(torch.matmul(key, self.fold_q))
+        values = arranged(torch.matmul(value, self.fold_out))
         # a head's weights sum to 1: a share of the bias in each value adds up to the bias
         values = (values + self.out_bias_share) * modulation[5]
         return modulation[3:], keys.transpose(-1, -2), key_bias, values

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tickdrive.planner.gru import FoldedGru
-from tickdrive.planner.layers import NORM_EPS, DecoderLayer, MergedDecoderLayer
+from tickdrive.planner.layers import NORM_EPS, DecoderLayer, MergedDecoderLayer, exported_rms
 from tickdrive.planner.network import TransformerForDiffusion
 from tickdrive.planner.packed import PackedLinear
 
@@ -283,12 +283,12 @@ class FoldedDecoder(nn.Module, ABC):
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation
         shape = tokens.shape
         slices = _modulate(tokens, shift_a, scale_a).view(*shape[:-1], self.n_head, -1)
-        norm = torch.linalg.vector_norm(slices, dim=-1, keepdim=True)
         if torch.onnx.is_in_onnx_export():  # ONNX has no hypot
-            norm = torch.sqrt(norm * norm + self.norm_floor * self.norm_floor)
+            slices = exported_rms(slices, 1.0 / math.sqrt(slices.shape[-1]))
         else:
-            norm = torch.hypot(norm, self.norm_floor)
-        tokens = self.attend(index, tokens, (slices / norm).view(shape), gate_a, keys, key_bias, values)
+            norm = torch.linalg.vector_norm(slices, dim=-1, keepdim=True)
+            slices = slices / torch.hypot(norm, self.norm_floor)
+        tokens = self.attend(index, tokens, slices.view(shape), gate_a, keys, key_bias, values)
         out = self.down[index](self.up[index](_modulate(tokens, shift_f, scale_f)))
         return torch.addcmul(tokens, gate_f, out)
 

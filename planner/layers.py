@@ -86,11 +86,23 @@ class HeadRMSNorm(nn.Module):
 def head_rms(tokens: torch.Tensor, n_head: int) -> torch.Tensor:
     """Divide each head-sized slice of (…, d) tokens by its root mean square."""
     slices = tokens.unflatten(-1, (n_head, -1))
-    # torch's kernel, and its gradient's most of all, is slow for short slices; ONNX has none
-    if tokens.requires_grad or torch.onnx.is_in_onnx_export():
+    if torch.onnx.is_in_onnx_export():
+        return exported_rms(slices).flatten(-2)
+    # torch's kernel, and its gradient's most of all, is slow for short slices
+    if tokens.requires_grad:
         scale = torch.rsqrt(slices.float().square().mean(-1, keepdim=True) + NORM_EPS)
         return (slices * scale.to(tokens.dtype)).flatten(-2)
     return F.rms_norm(slices, (slices.shape[-1],), eps=NORM_EPS).flatten(-2)
+
+
+def exported_rms(slices: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """RMSNorm over the last axis, times `scale`, written as ONNX Runtime makes one operation of it.
+
+    ONNX before opset 23 has none; the runtime knows this pattern only with a weight behind it.
+    """
+    weight = torch.full(slices.shape[-1:], scale)
+    mean = slices.pow(2).mean(-1, keepdim=True)
+    return slices / torch.sqrt(mean + NORM_EPS) * weight
 
 
 class Attention(nn.Module):

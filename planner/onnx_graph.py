@@ -65,8 +65,9 @@ class PlanGraph(nn.Module):
         """(B, T, 2) normalised trajectory."""
         memory, context, _ = self.encoder(observation_tokens, vl_tokens, reasoning_tokens)
         conditions = self.decoder.hoist(memory, context, ego_status, self.times)
-        steps = self._predict_flat if self._flat(noise) else self._predict_whole
-        trajectory = noise
+        flat = self._flat(noise)
+        steps = self._predict_flat if flat else self._predict_whole
+        trajectory = noise[0] if flat else noise
         levels = zip(self.schedule.alpha_bars, self.schedule.alpha_bars_next, steps(conditions), strict=True)
         for level, level_next, predict in levels:
             predicted = predict(trajectory)
@@ -74,7 +75,7 @@ class PlanGraph(nn.Module):
             if self.clip:
                 clean = clean.clamp(-1.0, 1.0)
             trajectory = math.sqrt(level_next) * clean + math.sqrt(1.0 - level_next) * predicted
-        return trajectory
+        return trajectory[None] if flat else trajectory
 
     def _flat(self, noise: torch.Tensor) -> bool:
         return len(noise) == 1 and isinstance(self.decoder, TwofoldDecoder)
@@ -103,14 +104,14 @@ class PlanGraph(nn.Module):
         states = state[:, 0].split(1)
 
         def run(step: int, trajectory: torch.Tensor) -> torch.Tensor:
-            tokens = decoder.embed(trajectory[0])
+            tokens = decoder.embed(trajectory)
             for layer in range(layers):
                 at = step * layers + layer
                 given = parts[6 * at : 6 * at + 6]
                 tokens = decoder.layer(
                     layer, tokens, given, key_rows[at].transpose(0, 1), biases[at], value_rows[at]
                 )
-            return decoder.head(tokens, states[step])[None]
+            return decoder.head(tokens, states[step])
 
         for step in range(steps):
             yield functools.partial(run, step)
