@@ -27,7 +27,7 @@ from tickdrive.planner.fused_ops import gru_given_bias
 from tickdrive.planner.layers import NORM_EPS
 from tickdrive.planner.network_config import PolicyConfig
 
-_SOURCE = Path(__file__).with_name("loop_kernel.cu")
+_SOURCES = ("loop_parts.cu", "loop_phases.cu", "loop_kernel.cu")
 _NAME = "loop_kernel"
 _COLUMNS = 8
 """Of D, for one program."""
@@ -140,7 +140,8 @@ class PersistentLoop:
             "SHARED_BYTES": self._shared_bytes,
         }
         defines = "".join(f"#define {name} {value}\n" for name, value in constants.items())
-        self._source, self._device = defines + _SOURCE.read_text(), device
+        texts = [Path(__file__).with_name(name).read_text() for name in _SOURCES]
+        self._source, self._device = "\n".join([defines, *texts]), device
         self._kernel: Any = None
 
     @property
