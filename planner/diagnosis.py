@@ -142,7 +142,8 @@ def diagnose(
     built = build_forms(specs, device, policies, tokens, on_progress=on_progress)
     own = built[0]
     other = _other_device(device)
-    elsewhere = build_forms([spec], other, {USERS: policy}, tokens, None, on_progress) if other else []
+    there = [_elsewhere(spec, other)] if other else []
+    elsewhere = build_forms(there, other, {USERS: policy}, tokens, None, on_progress) if other else []
     if on_progress:
         on_progress(f"taking {own.engine.label} apart")
     profile = profile_engine(own.engine, own.sets, own.spec.steps, runs)
@@ -160,7 +161,7 @@ def diagnose(
     findings = (
         _steps_finding(own, own_ms, times["steps"]),
         _batch_finding(own, own_ms, times["batch"]),
-        _device_finding(own_ms, device, [p50[id(form)] for form in elsewhere], other),
+        _device_finding(own, own_ms, [(form, p50[id(form)]) for form in elsewhere]),
         _processing_finding(own, own_ms),
         _extraction_finding(own_ms, extraction_ms),
     )
@@ -202,17 +203,25 @@ def _batch_finding(own: Form, own_ms: float, times: Sequence[tuple[Form, float]]
     return Finding("batch size", measured, share, verdict)
 
 
-def _device_finding(
-    own_ms: float, device: torch.device, elsewhere_ms: Sequence[float], other: torch.device | None
-) -> Finding:
-    title = "CPU instead of GPU"
-    if other is None:
-        return Finding(title, f"{device.type} {_ms(own_ms)}", None, "no GPU here: not measured")
-    measured = f"{device.type} {_ms(own_ms)}, {other.type} {_ms(elsewhere_ms[0])}"
-    if device.type == "cuda":
+def _device_finding(own: Form, own_ms: float, elsewhere: Sequence[tuple[Form, float]]) -> Finding:
+    title, here = "CPU instead of GPU", own.engine.device.type
+    if not elsewhere:
+        return Finding(title, f"{here} {_ms(own_ms)}", None, "no GPU here: not measured")
+    form, ms = elsewhere[0]
+    engine = "" if form.spec.engine == own.spec.engine else f" (engine {form.spec.engine})"
+    measured = f"{here} {_ms(own_ms)}, {form.engine.device.type} {_ms(ms)}{engine}"
+    if here == "cuda":
         return Finding(title, measured, 0.0, "no: it runs on the GPU")
-    share = 1.0 - elsewhere_ms[0] / own_ms
+    share = 1.0 - ms / own_ms
     return Finding(title, measured, share, f"the GPU would save {share:.0%}" if share > 0 else "no")
+
+
+def _elsewhere(spec: FormSpec, other: torch.device) -> FormSpec:
+    """The form on another kind of device; where its engine does not run there, the quickest one that does."""
+    names = engine_names(other)
+    if spec.engine in (*names, "auto"):
+        return spec
+    return dataclasses.replace(spec, engine=names[-1], dtype="auto")
 
 
 def _processing_finding(own: Form, own_ms: float) -> Finding:

@@ -6,8 +6,8 @@ import torch
 from typer.testing import CliRunner
 
 from tickdrive.planner.benchmark import FormSpec
-from tickdrive.planner.diagnosis import diagnose
-from tickdrive.planner.engine import build_engine, example_inputs
+from tickdrive.planner.diagnosis import _elsewhere, diagnose
+from tickdrive.planner.engine import build_engine, engine_names, example_inputs
 from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.profile import profile_engine
@@ -141,3 +141,12 @@ def test_the_command_profiles_a_config_of_ones_own(tmp_path):
 def test_naming_two_networks_is_refused():
     done = CliRunner().invoke(app, ["profile", "--preset", "seed", "--checkpoint", "compact"])
     assert done.exit_code != 0 and "More than one network" in str(done.exception)
+
+
+def test_an_engine_of_one_device_is_compared_with_the_quickest_of_the_other():
+    quickest = engine_names(CPU)[-1]
+    assert _elsewhere(FormSpec("yours", "fused", "fp16", batch=2), CPU) == FormSpec(
+        "yours", quickest, batch=2
+    )
+    for name in ("hoisted", "auto"):
+        assert _elsewhere(FormSpec("yours", name), CPU) == FormSpec("yours", name)
