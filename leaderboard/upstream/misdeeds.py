@@ -105,11 +105,14 @@ def misdeed_routes(
 def _places(
     towns: Sequence[Mapping[str, carla.Map]], misdeed: Misdeed, first: int
 ) -> Iterator[tuple[str, Site]]:
-    """Places from each town in turn; smaller ones where there are no more."""
-    for maps, size in itertools.product(filter(None, towns), _SIZES):
+    """Places from each town in turn, a town's largest first."""
+    for maps in filter(None, towns):
         names = [name for name in maps if name not in _MISTAKEN]
         names = names[first % len(names) :] + names[: first % len(names)]
-        found = [_sites(name, maps[name], misdeed, size) for name in names]
+        found = [
+            itertools.chain.from_iterable(_sites(name, maps[name], misdeed, size) for size in _SIZES)
+            for name in names
+        ]
         for in_turn in itertools.zip_longest(*found):
             yield from (each for each in in_turn if each is not None)
 

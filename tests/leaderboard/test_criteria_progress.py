@@ -17,6 +17,7 @@ from tickdrive.leaderboard.criteria.scenarios import (
 )
 from tickdrive.leaderboard.criteria.speed import MinimumSpeed
 from tickdrive.leaderboard.route_planner import RoutePoint
+from tickdrive.leaderboard.scoring import Rules
 
 DT = 0.05
 
@@ -187,6 +188,14 @@ def test_minimum_speed_judges_four_parts():
     fast = MinimumSpeed(straight(400))
     drive(fast, 12.0, 33.0, traffic=(10.0,))
     assert not fast.events and fast.value == pytest.approx(120.0)
+
+
+def test_bench2drive_tells_its_shorter_parts_all_the_fast_ones_too():
+    fast = MinimumSpeed(straight(400), Rules.BENCH2DRIVE)
+    n = drive(fast, 12.0, 33.0, traffic=(10.0,))
+    fast.finish(tick(n, 395.0), over=True)
+    # a part is over behind its 20 m, at the 21st: 18 times; what is left counts twice
+    assert [e.percent for e in fast.events] == pytest.approx([120.0] * 20)
 
 
 def test_the_last_part_of_minimum_speed_counts_twice_where_a_criterion_ends_the_route():
