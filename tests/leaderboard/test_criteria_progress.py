@@ -1,12 +1,21 @@
 """Criteria on scripted drives: no simulator, no map."""
 
 import math
+import struct
+from dataclasses import replace
 
 import carla
 import pytest
 
 from tickdrive.agents.types import Command
-from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine, ScenarioSignal, SignalKind
+from tickdrive.leaderboard.criteria.base import (
+    DriveClock,
+    EgoTick,
+    EventKind,
+    RouteLine,
+    ScenarioSignal,
+    SignalKind,
+)
 from tickdrive.leaderboard.criteria.collisions import Collisions, Contact, kind_of
 from tickdrive.leaderboard.criteria.lights import segments_meet
 from tickdrive.leaderboard.criteria.progress import Blocked, InRoute, RouteCompletion, RouteTimeout
@@ -115,6 +124,19 @@ def test_blocked_only_when_standing_longer_than_allowed():
     assert not blocked.ends_route
     drive(blocked, 0.0, 0.2, first=n)
     assert blocked.ends_route and blocked.events[0].kind is EventKind.VEHICLE_BLOCKED
+
+
+@pytest.mark.parametrize("first_tick", [4, 233, 234])
+@pytest.mark.parametrize("limit_s", [60.0, 180.0])
+def test_blocked_at_the_limits_last_tick_whenever_it_began(first_tick, limit_s):
+    clock, blocked = DriveClock(0), Blocked(limit_s)
+    (delta_s,) = struct.unpack("f", struct.pack("f", DT))  # as it comes from a server
+    ticks = 0
+    while not blocked.ends_route:
+        ticks += 1
+        sim_s = clock.advance(ticks, delta_s)
+        blocked.update(replace(tick(ticks, 0.0, speed=5.0 * (ticks <= first_tick)), sim_s=sim_s))
+    assert ticks - first_tick == round(limit_s / DT)
 
 
 def signals(*kinds: SignalKind, scenario_type: str = "") -> tuple[ScenarioSignal, ...]:
