@@ -150,9 +150,9 @@ def test_scenario_types_start_and_end(checkout, tmp_path, capsys):
 def test_our_criteria_judge_bad_drives_as_upstream(checkout, routes, tmp_path, capsys):
     # Bench2Drive's evaluator wants a scenario in every route
     given = routes if checkout.suite.starts_carla else None
-    deeds = {"hit pedestrian": "collisions_pedestrian", "leave road": "outside_route_lanes"}
+    deeds = {"hit pedestrian": "collisions_pedestrian", "hit obstacle": "collisions_layout"}
     if given is None:
-        deeds["run red light"] = "red_light"
+        deeds |= {"run red light": "red_light", "leave road": "outside_route_lanes"}
     bench_criteria.run(
         CriteriaBenchOptions(
             suite=checkout.suite.name,
