@@ -84,7 +84,7 @@ class RouteJudge:
             collisions,
             RedLight(world_map, traffic_lights(world), length_m),
             StopSign(world_map, list(world.get_actors().filter("traffic.stop*"))),
-            MinimumSpeed(line),
+            MinimumSpeed(line, limits.rules),
             InRoute(line, limits.deviation_m),
             Blocked(limits.blocked_s),
             *(scenario_criteria := (ScenarioTimeouts(), YieldToEmergencyVehicle())),

@@ -15,7 +15,7 @@ import carla
 from tickdrive.leaderboard.agent_loading import AgentSpec, build_agent, step_agent, time_limit
 from tickdrive.leaderboard.autonomous_agent import PrivilegedAgent
 from tickdrive.leaderboard.carla_session import CarlaSession
-from tickdrive.leaderboard.criteria.base import EgoTick, RouteLine
+from tickdrive.leaderboard.criteria.base import DriveClock, EgoTick, RouteLine
 from tickdrive.leaderboard.criteria.collisions import CollisionSensor
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.observer import Observer, RouteStart, TickView
@@ -251,7 +251,7 @@ class RouteRun:
         """Tick until the route ends; returns what ended it from outside the criteria."""
         assert self._ego is not None and self._sensors is not None and self._traffic is not None
         assert self._judge is not None
-        start_s = self._snapshot.timestamp.elapsed_seconds
+        clock = DriveClock(self._snapshot.frame)
         self._observer.on_message("Driving")
         ticks = 0
         finished_at: deque[float] = deque(maxlen=_RATE_WINDOW)
@@ -261,7 +261,7 @@ class RouteRun:
             t0 = time.perf_counter()
             snapshot = self._session.tick()
             self._sensors.on_tick(snapshot.frame)
-            sim_s = snapshot.timestamp.elapsed_seconds - start_s
+            sim_s = clock.advance(snapshot.frame, snapshot.timestamp.delta_seconds)
             t1 = time.perf_counter()
             try:
                 with time_limit(self._config.agent_timeout_s):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -21,15 +22,15 @@ from tickdrive.leaderboard.upstream.checkout import Checkout, open_checkout
 from tickdrive.leaderboard.upstream.misdeeds import MISDEEDS, misdeed_routes
 from tickdrive.leaderboard.upstream.records import Drive, Records
 from tickdrive.leaderboard.upstream.second_judge import JudgeSpec
-from tickdrive.leaderboard.upstream.simulators import Embedded
 from tickdrive.leaderboard.upstream.suite_run import SuiteRun, SuiteSettings, UpstreamAgent
 from tickdrive.planner.errors import ConfigError, ServerError, did_you_mean
-from tickdrive.scripts.bench_scenarios import town_maps
+from tickdrive.scripts.bench_scenarios import embedded_simulator, town_maps
+from tickdrive.scripts.evaluate_suite import in_known_towns
 from tickdrive.scripts.output import console, results_json, show_rows, write_json
 from tickdrive.scripts.paths import new_run_folder
 from tickdrive.scripts.suite_progress import SuiteProgress
 
-_RULES = {"leaderboard-2.0": "2.0", "leaderboard-2.1": "2.1"}
+_RULES = {"leaderboard-2.0": "2.0", "leaderboard-2.1": "2.1", "bench2drive": "bench2drive"}
 _TIMEOUT_S = 120.0
 SCORE_TOLERANCE = 1.0
 """Points by which two scores of one drive may differ."""
@@ -37,7 +38,7 @@ SCORE_TOLERANCE = 1.0
 
 @dataclass(frozen=True)
 class CriteriaBenchOptions:
-    """The command's options."""
+    """The command's options; `routes` and their `subset` instead of the routes laid for each misdeed."""
 
     suite: str
     leaderboard_root: Path | None
@@ -45,6 +46,8 @@ class CriteriaBenchOptions:
     towns: Path | None
     misdeeds: tuple[str, ...] = ()
     times: int = 2
+    routes: Path | None = None
+    subset: str = ""
     out: Path | None = None
     json_file: Path | None = None
 
@@ -60,16 +63,27 @@ def run(options: CriteriaBenchOptions) -> None:
     for name in options.misdeeds:
         if name not in MISDEEDS:
             raise ConfigError(f"There is no misdeed {name!r}.", did_you_mean(name, [*MISDEEDS]))
+    if options.subset and options.routes is None:
+        raise ConfigError("--subset is of a route file.", "Name the file with --routes.")
+    if options.suite == "bench2drive" and options.routes is None:
+        raise ConfigError(
+            "Bench2Drive's evaluator needs a scenario in every route, and most misdeeds have none.",
+            "Name its own routes: --routes bench2drive220.xml.",
+        )
     checkout = open_checkout(options.suite, options.leaderboard_root, options.scenario_runner_root)
     folder = (options.out or new_run_folder("criteria")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    text, deeds, missing = misdeed_routes(
-        town_maps(options.towns), options.misdeeds or tuple(MISDEEDS), options.times
-    )
-    routes_file = folder / "routes.xml"
-    routes_file.write_text(text)
-    for name, why in missing.items():
-        console.print(f"  {name}: {why}", style="yellow")
+    names = options.misdeeds or tuple(MISDEEDS)
+    if options.routes is not None:
+        routes_file = options.routes.resolve()
+        given = in_known_towns(read_routes(routes_file, options.subset), options.towns, skip=True)
+        deeds = {route.id: name for route, name in zip(given, itertools.cycle(names), strict=False)}
+    else:
+        text, deeds, missing = misdeed_routes(town_maps(options.towns), names, options.times)
+        routes_file = folder / "routes.xml"
+        routes_file.write_text(text)
+        for name, why in missing.items():
+            console.print(f"  {name}: {why}", style="yellow")
     rows = _drive(checkout, options, folder, routes_file, deeds)
     _show(rows, options.json_file)
 
@@ -81,16 +95,15 @@ def _drive(
     routes_file: Path,
     deeds: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    routes = read_routes(routes_file)
+    routes = [route for route in read_routes(routes_file) if route.id in deeds]
     drives = {Drive(route.name, 0): route for route in routes}
     config = folder / "misdeeds.json"
     config.write_text(json.dumps({route.name: deeds[route.id] for route in routes}))
-    logs = folder / "logs"
-    logs.mkdir(exist_ok=True)
+    checkout, simulator = embedded_simulator(checkout, folder, options.towns, routes[0].town)
     records = Records(folder / "results.json", list(drives), resume=False)
     judged = folder / "judged"
     with (
-        second_judge(routes_file, _RULES[options.suite], judged, logs / "judge.log") as judge,
+        second_judge(routes_file, _RULES[options.suite], judged, folder / "logs" / "judge.log") as judge,
         SuiteProgress(console, len(drives), dict.fromkeys(drives, 1.0)) as progress,
     ):
         suite = SuiteRun(
@@ -99,7 +112,7 @@ def _drive(
             records,
             UpstreamAgent(reckless_agent_path(), str(config)),
             folder,
-            Embedded(routes[0].town, options.towns, 0, logs),
+            simulator,
             SuiteSettings(retries=0, timeout_s=_TIMEOUT_S),
             progress,
             judge,

@@ -18,7 +18,7 @@ from tickdrive.leaderboard.upstream.carla_root import make_carla_root
 from tickdrive.leaderboard.upstream.checkout import Checkout, open_checkout
 from tickdrive.leaderboard.upstream.records import Drive, Records
 from tickdrive.leaderboard.upstream.scenario_sites import NEEDS, routes_for
-from tickdrive.leaderboard.upstream.simulators import Embedded, StartedByEvaluator
+from tickdrive.leaderboard.upstream.simulators import Embedded, SimulatorHost, StartedByEvaluator
 from tickdrive.leaderboard.upstream.suite_run import SuiteRun, SuiteSettings, UpstreamAgent
 from tickdrive.scripts.output import console, show_rows
 from tickdrive.scripts.paths import new_run_folder
@@ -76,6 +76,29 @@ def town_maps(folder: Path | None) -> tuple[dict[str, carla.Map], dict[str, carl
     return maps[0], maps[1]
 
 
+def embedded_simulator(
+    checkout: Checkout, folder: Path, towns: Path | None, town: str
+) -> tuple[Checkout, SimulatorHost]:
+    """The embedded simulator for an evaluator: started here, or where the evaluator looks for its CARLA.
+
+    Args:
+        checkout: whose evaluator.
+        folder: of the run; logs go into `logs` in it, which is there afterwards.
+        towns: folder of further towns.
+        town: loaded first.
+
+    Returns:
+        The checkout, with a CARLA where its evaluator starts one itself; and the simulator.
+    """
+    logs = folder / "logs"
+    logs.mkdir(exist_ok=True)
+    if not checkout.suite.starts_carla:
+        return checkout, Embedded(town, towns, 0, logs)
+    root = make_carla_root(folder / "carla", towns)
+    roots = checkout.leaderboard_root, checkout.scenario_runner_root
+    return open_checkout(checkout.suite.name, *roots, root), StartedByEvaluator()
+
+
 def _drive(
     checkout: Checkout,
     options: ScenarioBenchOptions,
@@ -85,17 +108,8 @@ def _drive(
 ) -> list[dict[str, Any]]:
     routes = read_routes(routes_file)
     drives = {Drive(route.name, 0): placed[route.id] for route in routes}
-    if checkout.suite.starts_carla:
-        root = make_carla_root(folder / "carla", options.towns)
-        checkout = open_checkout(options.suite, options.leaderboard_root, options.scenario_runner_root, root)
-    logs = folder / "logs"
-    logs.mkdir(exist_ok=True)
     records = Records(folder / "results.json", list(drives), resume=False)
-    simulator = (
-        StartedByEvaluator()
-        if checkout.suite.starts_carla
-        else Embedded(routes[0].town, options.towns, 0, logs)
-    )
+    checkout, simulator = embedded_simulator(checkout, folder, options.towns, routes[0].town)
     with SuiteProgress(console, len(drives), dict.fromkeys(drives, 1.0)) as progress:
         suite = SuiteRun(
             checkout,
@@ -108,7 +122,7 @@ def _drive(
             progress,
         )
         suite.run()
-    errors = _errors(logs)
+    errors = _errors(folder / "logs")
     rows = []
     for drive, (kind, town) in drives.items():
         record = records.of(drive) or {}

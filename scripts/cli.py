@@ -633,7 +633,7 @@ def bench_scenarios(
 
 @bench.command("criteria")
 def bench_criteria(
-    suite: Annotated[str, typer.Option(help="leaderboard-2.0 or leaderboard-2.1.")],
+    suite: Annotated[str, typer.Option(help="leaderboard-2.0, leaderboard-2.1 or bench2drive.")],
     leaderboard_root: Annotated[
         Path | None, typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.")
     ] = None,
@@ -643,6 +643,11 @@ def bench_criteria(
     towns: TownsOption = None,
     misdeeds: Annotated[str, typer.Option(help="Only these, by comma. Default: all.")] = "",
     times: Annotated[int, typer.Option(help="How often each.", min=1)] = 2,
+    routes: Annotated[
+        Path | None,
+        typer.Option(help="Route file, each route with one of the misdeeds in turn. Default: laid for each."),
+    ] = None,
+    subset: Annotated[str, typer.Option(help="Only these route ids of --routes: 3, or 1,4, or 2-6.")] = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. Default: runs/<date>-criteria.")
     ] = None,
@@ -654,7 +659,16 @@ def bench_criteria(
     chosen = tuple(filter(None, misdeeds.split(",")))
     command.run(
         command.CriteriaBenchOptions(
-            suite, leaderboard_root, scenario_runner_root, towns, chosen, times, out, json_file
+            suite,
+            leaderboard_root,
+            scenario_runner_root,
+            towns,
+            chosen,
+            times,
+            routes,
+            subset,
+            out,
+            json_file,
         )
     )
 

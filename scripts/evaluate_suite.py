@@ -76,7 +76,9 @@ def run(options: SuiteOptions) -> None:
         )
     routes = read_routes(options.routes, options.subset)
     towns = options.towns or checkout.towns
-    routes = _in_known_towns(routes, options, towns)
+    # what towns another server has is not known
+    if options.carla is None and not (checkout.suite.starts_carla and options.carla_root is not None):
+        routes = in_known_towns(routes, towns, options.skip_unknown_towns)
     _check_scenarios(routes, checkout)
     folder = (options.out or new_run_folder(f"{options.suite}-{options.routes.stem}")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,18 +156,21 @@ def _check_scenarios(routes: Sequence[Route], checkout: Checkout) -> None:
         )
 
 
-def _in_known_towns(routes: Sequence[Route], options: SuiteOptions, towns: Path | None) -> tuple[Route, ...]:
-    """The routes, as far as the embedded simulator has their towns; of another server that is not known.
+def in_known_towns(routes: Sequence[Route], towns: Path | None, skip: bool) -> tuple[Route, ...]:
+    """The routes, as far as the embedded simulator has their towns.
+
+    Args:
+        routes: all.
+        towns: folder of further towns.
+        skip: whether the others are left out, which is said.
 
     Raises:
-        RouteError: it has not, and they are not to be left out; or nothing would be left.
+        RouteError: there are others, and they are not to be left out; or nothing would be left.
     """
-    if options.carla is not None or (options.suite == "bench2drive" and options.carla_root is not None):
-        return tuple(routes)
     known = {*town_names(), *(town_files(towns) if towns else ())}
     unknown = [route for route in routes if route.town not in known]
     rest = tuple(route for route in routes if route.town in known)
-    if unknown and options.skip_unknown_towns and rest:
+    if unknown and skip and rest:
         left_out = Counter(route.town for route in unknown)
         listed = ", ".join(f"{count} in {town}" for town, count in sorted(left_out.items()))
         console.print(f"  left out {len(unknown)} of {len(routes)} routes: {listed}", style="yellow")

@@ -82,6 +82,31 @@ class ScenarioSignal:
     scenario_type: str = ""
 
 
+class DriveClock:
+    """Simulated seconds since a drive began, counted as upstream does (scenario_runner `timer.py`, GameTime).
+
+    CARLA tells a tick's length in single precision, where 0.05 s is a little more, and upstream adds the
+    lengths up. So a limit of whole ticks is passed at its last tick; differences of `elapsed_seconds` would
+    pass it then or a tick later, as their rounding has it.
+
+    Args:
+        frame: the last one before the drive.
+
+    Attributes:
+        sim_s: the time.
+    """
+
+    def __init__(self, frame: int) -> None:
+        self.sim_s = 0.0
+        self._frame = frame
+
+    def advance(self, frame: int, delta_s: float) -> float:
+        """A frame of the drive has come; the time at it. `delta_s` is its `timestamp.delta_seconds`."""
+        self.sim_s += delta_s * (frame - self._frame)
+        self._frame = frame
+        return self.sim_s
+
+
 @dataclass(frozen=True)
 class EgoTick:
     """The ego at one tick, and what of its surroundings the criteria need.

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, EventKind, RouteLine
+from tickdrive.leaderboard.scoring import Rules
 
 
 class MinimumSpeed(Criterion):
-    """On each of four parts of the route, the ego's mean speed against the background traffic's."""
+    """On each part of the route, the ego's mean speed against the background traffic's.
+
+    Args:
+        line: the route.
+        rules: the leaderboards have four parts, and tell those in which the ego was slower; Bench2Drive has
+            twenty and tells them all (`route_scenario.py` and `atomic_criteria.py` of Bench2Drive 0.0.4).
+    """
 
     name = "MinSpeedTest"
     unit = "%"
     WINDOW = 2
     CHECKPOINTS = 4
+    BENCH2DRIVE_CHECKPOINTS = 20
     LAST_PART = 0.95  # a route ends at about 99 %, so its last part is judged from here on
 
-    def __init__(self, line: RouteLine) -> None:
+    def __init__(self, line: RouteLine, rules: Rules = Rules.V2_0) -> None:
         super().__init__()
         self._line = line
-        self._part_m = line.length_m / self.CHECKPOINTS
+        self._tells_all = rules is Rules.BENCH2DRIVE
+        self._part_m = line.length_m / (self.BENCH2DRIVE_CHECKPOINTS if self._tells_all else self.CHECKPOINTS)
         self._index = 0
         self._part_start_m = 0.0
         self._percents: list[float] = []
@@ -60,7 +69,7 @@ class MinimumSpeed(Criterion):
         if self._samples and self._traffic_sum:
             percent = round(100.0 * self._ego_sum / self._traffic_sum, 2)
         self._percents.append(percent)
-        if percent < 100.0:
+        if percent < 100.0 or self._tells_all:
             message = f"Average speed is {percent}% of the surrounding traffic's one"
             event = Event(EventKind.MIN_SPEED, tick.frame, tick.sim_s, message, percent=percent)
             self._events.append(event)

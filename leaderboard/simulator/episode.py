@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import logging
 import time
@@ -56,6 +58,18 @@ class Town:
     def map_name(self) -> str:
         """Name that `carla.Map.name` shows."""
         return _MAPS + self.name
+
+
+def give_memory_back() -> None:
+    """Return what was let go of to the system.
+
+    glibc keeps freed memory that lies between what is still in use: a town's arrays, freed one town after the
+    other, left 280 MB of 900 in its hands. Other C libraries have no such call and are left to themselves.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class TownLibrary:
@@ -114,8 +128,9 @@ class TownLibrary:
             log.info("built %s in %.1f s", name, time.perf_counter() - started)
         self._built[key] = town
         self._built.move_to_end(key)
-        while len(self._built) > _KEPT_TOWNS:
+        if len(self._built) > _KEPT_TOWNS:
             self._built.popitem(last=False)
+            give_memory_back()
         return town
 
 

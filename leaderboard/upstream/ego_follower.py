@@ -24,7 +24,7 @@ class SeenFrame:
 
     Attributes:
         frame: the simulator's.
-        elapsed_s: simulated seconds of the episode.
+        delta_s: simulated seconds of its tick.
         transform: of the ego.
         velocity_in_world: of the ego, m/s.
         speed_limit_kmh: in force for the ego.
@@ -34,7 +34,7 @@ class SeenFrame:
     """
 
     frame: int
-    elapsed_s: float
+    delta_s: float
     transform: carla.Transform
     velocity_in_world: carla.Vector3D
     speed_limit_kmh: float
@@ -85,7 +85,7 @@ class EgoFollower:
         self.frames.put(
             SeenFrame(
                 frame=snapshot.frame,
-                elapsed_s=snapshot.timestamp.elapsed_seconds,
+                delta_s=snapshot.timestamp.delta_seconds,
                 transform=seen.get_transform(),
                 velocity_in_world=seen.get_velocity(),
                 speed_limit_kmh=self._ego.get_speed_limit(),

@@ -15,6 +15,8 @@ from typing import Any
 
 _WAIT_S = 120.0
 _PREFIXES = ("ScenarioRouteNumber", "ScenarioTimeout_", "AC_Switch")
+# by name: Bench2Drive has one more than the leaderboards
+_FAILURES = {"AgentError": "Agent crashed", "TickRuntimeError": "TickRuntime"}
 
 
 class JudgeLink:
@@ -57,29 +59,35 @@ class JudgeLink:
     def _follow_runs(self) -> None:
         from srunner.scenariomanager.carla_data_provider import CarlaDataProvider
 
-        from leaderboard.autoagents.agent_wrapper import AgentError  # upstream's
-        from leaderboard.scenarios.scenario_manager import ScenarioManager
+        from leaderboard.scenarios.scenario_manager import ScenarioManager  # upstream's
 
         run, tick = ScenarioManager.run_scenario, ScenarioManager._tick_scenario
 
         def frame() -> int:
             return int(CarlaDataProvider.get_world().get_snapshot().frame)
 
+        # a tick that the agent or a limit breaks off is judged by nobody: a drive ends with the one before
+        judged_up_to = 0
+
         def judged(manager: Any) -> None:
-            self._ask(begin=frame(), hero=manager.ego_vehicles[0].id)
+            nonlocal judged_up_to
+            judged_up_to = frame()
+            self._ask(begin=judged_up_to, hero=manager.ego_vehicles[0].id)
             failure = "Simulation crashed"
             try:
                 run(manager)
                 failure = ""
-            except AgentError:
-                failure = "Agent crashed"
+            except Exception as error:
+                failure = _FAILURES.get(type(error).__name__, failure)
                 raise
             finally:
-                self._ask(end=frame(), failure=failure)
+                self._ask(end=judged_up_to, failure=failure)
 
         def ticked(manager: Any) -> None:
+            nonlocal judged_up_to
             tick(manager)
-            self._ask(tick=frame())
+            judged_up_to = frame()
+            self._ask(tick=judged_up_to)
 
         ScenarioManager.run_scenario = judged
         ScenarioManager._tick_scenario = ticked

@@ -105,22 +105,24 @@ def misdeed_routes(
 def _places(
     towns: Sequence[Mapping[str, carla.Map]], misdeed: Misdeed, first: int
 ) -> Iterator[tuple[str, Site]]:
-    """Places from each town in turn; smaller ones where there are no more."""
-    for maps, size in itertools.product(filter(None, towns), _SIZES):
+    """Places from each town in turn, a town's largest first."""
+    for maps in filter(None, towns):
         names = [name for name in maps if name not in _MISTAKEN]
         names = names[first % len(names) :] + names[: first % len(names)]
-        found = [_sites(name, maps[name], misdeed, size) for name in names]
+        found = [_sites(name, maps[name], misdeed) for name in names]
         for in_turn in itertools.zip_longest(*found):
             yield from (each for each in in_turn if each is not None)
 
 
-def _sites(
-    name: str, town: carla.Map, misdeed: Misdeed, size: tuple[float, float, float]
-) -> Iterator[tuple[str, Site]]:
-    # the first place that is found is often at a map's edge
-    sites = (site for site in find_sites(town, misdeed.need, size) if _suits(site, misdeed))
-    for site in itertools.islice(sites, 0 if misdeed.stops else 1, None, 3):
-        yield name, site
+def _sites(name: str, town: carla.Map, misdeed: Misdeed) -> Iterator[tuple[str, Site]]:
+    taken = set()
+    for size in _SIZES:
+        sites = (site for site in find_sites(town, misdeed.need, size) if _suits(site, misdeed))
+        # the first place that is found is often at a map's edge
+        for site in itertools.islice(sites, 0 if misdeed.stops else 1, None, 3):
+            if site.waypoints[0].id not in taken:
+                taken.add(site.waypoints[0].id)
+                yield name, site
 
 
 def _suits(site: Site, misdeed: Misdeed) -> bool:

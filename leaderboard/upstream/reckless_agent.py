@@ -69,7 +69,9 @@ class RecklessAgent(AutonomousAgent):  # type: ignore[misc,unused-ignore]
     def setup(self, path_to_conf_file: str) -> None:
         """Read what is to be done."""
         self.track = Track.SENSORS
-        self._deeds: dict[str, str] = json.loads(Path(path_to_conf_file).read_text())
+        # Bench2Drive adds names to it, each behind a "+"
+        path, *_ = path_to_conf_file.split("+")
+        self._deeds: dict[str, str] = json.loads(Path(path).read_text())
         self._ego: carla.Vehicle | None = None
         self._obstacle: carla.Actor | None = None
         self._index = 0

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import carla
 
-from tickdrive.leaderboard.criteria.base import EgoTick, ScenarioSignal, SignalKind
+from tickdrive.leaderboard.criteria.base import DriveClock, EgoTick, ScenarioSignal, SignalKind
 from tickdrive.leaderboard.criteria.collisions import CollisionSensor
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.results import write_json_atomically
@@ -144,7 +144,7 @@ class Drive:
         self._begin = begin
         self._last = self._taken = begin
         self._gone = False
-        self._began_s = world.get_snapshot().timestamp.elapsed_seconds
+        self._clock = DriveClock(begin)
         self._judge = RouteJudge(
             world,
             world_map,
@@ -221,7 +221,7 @@ class Drive:
         self._judge.update(
             EgoTick(
                 frame=frame.frame,
-                sim_s=frame.elapsed_s - self._began_s,
+                sim_s=self._clock.advance(frame.frame, frame.delta_s),
                 transform=frame.transform,
                 velocity_in_world=frame.velocity_in_world,
                 speed_limit_kmh=frame.speed_limit_kmh,

@@ -1,12 +1,21 @@
 """Criteria on scripted drives: no simulator, no map."""
 
 import math
+import struct
+from dataclasses import replace
 
 import carla
 import pytest
 
 from tickdrive.agents.types import Command
-from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine, ScenarioSignal, SignalKind
+from tickdrive.leaderboard.criteria.base import (
+    DriveClock,
+    EgoTick,
+    EventKind,
+    RouteLine,
+    ScenarioSignal,
+    SignalKind,
+)
 from tickdrive.leaderboard.criteria.collisions import Collisions, Contact, kind_of
 from tickdrive.leaderboard.criteria.lights import segments_meet
 from tickdrive.leaderboard.criteria.progress import Blocked, InRoute, RouteCompletion, RouteTimeout
@@ -17,6 +26,7 @@ from tickdrive.leaderboard.criteria.scenarios import (
 )
 from tickdrive.leaderboard.criteria.speed import MinimumSpeed
 from tickdrive.leaderboard.route_planner import RoutePoint
+from tickdrive.leaderboard.scoring import Rules
 
 DT = 0.05
 
@@ -116,6 +126,19 @@ def test_blocked_only_when_standing_longer_than_allowed():
     assert blocked.ends_route and blocked.events[0].kind is EventKind.VEHICLE_BLOCKED
 
 
+@pytest.mark.parametrize("first_tick", [4, 233, 234])
+@pytest.mark.parametrize("limit_s", [60.0, 180.0])
+def test_blocked_at_the_limits_last_tick_whenever_it_began(first_tick, limit_s):
+    clock, blocked = DriveClock(0), Blocked(limit_s)
+    (delta_s,) = struct.unpack("f", struct.pack("f", DT))  # as it comes from a server
+    ticks = 0
+    while not blocked.ends_route:
+        ticks += 1
+        sim_s = clock.advance(ticks, delta_s)
+        blocked.update(replace(tick(ticks, 0.0, speed=5.0 * (ticks <= first_tick)), sim_s=sim_s))
+    assert ticks - first_tick == round(limit_s / DT)
+
+
 def signals(*kinds: SignalKind, scenario_type: str = "") -> tuple[ScenarioSignal, ...]:
     return tuple(ScenarioSignal(kind, scenario_type) for kind in kinds)
 
@@ -187,6 +210,14 @@ def test_minimum_speed_judges_four_parts():
     fast = MinimumSpeed(straight(400))
     drive(fast, 12.0, 33.0, traffic=(10.0,))
     assert not fast.events and fast.value == pytest.approx(120.0)
+
+
+def test_bench2drive_tells_its_shorter_parts_all_the_fast_ones_too():
+    fast = MinimumSpeed(straight(400), Rules.BENCH2DRIVE)
+    n = drive(fast, 12.0, 33.0, traffic=(10.0,))
+    fast.finish(tick(n, 395.0), over=True)
+    # a part is over behind its 20 m, at the 21st: 18 times; what is left counts twice
+    assert [e.percent for e in fast.events] == pytest.approx([120.0] * 20)
 
 
 def test_the_last_part_of_minimum_speed_counts_twice_where_a_criterion_ends_the_route():

@@ -14,7 +14,8 @@ from tickdrive.leaderboard.scenarios.spec import ScenarioSpec
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.upstream.misdeeds import MISDEEDS, misdeed_routes
 from tickdrive.leaderboard.upstream.second_judge import Drive, signal_of
-from tickdrive.scripts.bench_criteria import compare
+from tickdrive.planner.errors import ConfigError
+from tickdrive.scripts.bench_criteria import CriteriaBenchOptions, compare, run
 
 TOWN = "TickTown01"
 TICKS = 120
@@ -82,6 +83,19 @@ def test_every_kind_of_infraction_has_its_misdeed(town, tmp_path):
     for route in read_routes(path):
         expected = MISDEEDS[deeds[route.id]].scenario
         assert [scenario.type for scenario in route.scenarios] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("suite", "subset", "said"),
+    [
+        ("bench2drive", "", "needs a scenario in every route"),
+        ("leaderboard-2.1", "1", "--subset is of a route file"),
+        ("leaderboard-2.2", "", "leaderboard-2.1"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(suite, subset, said):
+    with pytest.raises(ConfigError, match=said):
+        run(CriteriaBenchOptions(suite, None, None, None, subset=subset))
 
 
 def test_two_judgements_agree_or_it_is_said_in_what_they_do_not():

@@ -147,23 +147,27 @@ def test_scenario_types_start_and_end(checkout, tmp_path, capsys):
     assert rows["CrossingBicycleFlow"]["error"].startswith("no place for it in TickTown01")
 
 
-def test_our_criteria_judge_bad_drives_as_upstream(checkout, tmp_path, capsys):
-    if checkout.suite.starts_carla:
-        pytest.skip("Bench2Drive's evaluator wants a scenario in every route")
+def test_our_criteria_judge_bad_drives_as_upstream(checkout, routes, tmp_path, capsys):
+    # Bench2Drive's evaluator wants a scenario in every route
+    given = routes if checkout.suite.starts_carla else None
+    deeds = {"hit pedestrian": "collisions_pedestrian", "hit obstacle": "collisions_layout"}
+    if given is None:
+        deeds |= {"run red light": "red_light", "leave road": "outside_route_lanes"}
     bench_criteria.run(
         CriteriaBenchOptions(
             suite=checkout.suite.name,
             leaderboard_root=checkout.leaderboard_root,
             scenario_runner_root=checkout.scenario_runner_root,
             towns=None,
-            misdeeds=("run red light", "hit pedestrian", "leave road"),
+            misdeeds=tuple(deeds),
             times=1,
+            routes=given,
             out=tmp_path / "out",
             json_file=tmp_path / "criteria.json",
         )
     )
-    assert "3 of 3 drives judged alike; 0 frames missed" in capsys.readouterr().out
+    assert f"{len(deeds)} of {len(deeds)} drives judged alike; 0 frames missed" in capsys.readouterr().out
     rows = json.loads((tmp_path / "criteria.json").read_text())["results"]
-    for row, kind in zip(rows, ("red_light", "collisions_pedestrian", "outside_route_lanes"), strict=True):
+    for row, kind in zip(rows, deeds.values(), strict=True):
         assert row["upstream"]["infractions"][kind], row["misdeed"]
         assert row["ours"]["ended_frame"] == row["ours"]["upstream_ended_frame"]

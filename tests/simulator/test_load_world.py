@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import carla
+import numpy as np
+import psutil
 import pytest
 
+from tickdrive.leaderboard.simulator.episode import give_memory_back
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess
 from tickdrive.leaderboard.simulator.load_world_soak import MODES, soak
 
@@ -45,3 +49,15 @@ def test_an_opendrive_text_becomes_a_world(client: carla.Client, straight_road: 
 def test_loads_with_live_traffic_neither_hang_nor_crash(server: SimulatorProcess, mode: str) -> None:
     outcome = soak(server.host, server.port, loads=6, mode=mode, timeout_s=90.0)
     assert outcome.loads == 6, outcome.log
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc keeps freed memory")
+def test_what_a_town_took_goes_back_to_the_system():
+    process = psutil.Process()
+    blocks = [(np.ones(8_000), np.ones(100)) for _ in range(1500)]  # what stays pins what goes
+    stays = [small for _, small in blocks]
+    full = process.memory_info().rss
+    del blocks
+    give_memory_back()
+    assert process.memory_info().rss < full - 64 * 2**20
+    assert len(stays) == 1500
