@@ -86,6 +86,7 @@ class World:
         self.seed = seed
         self.episode_id = episode_id
         self.elapsed_s = 0.0
+        self._ticks = 0
         self.weather = Weather()
         self.actors: dict[int, Actor] = {}
         self.physics = PhysicsEngine(town.scene.ground, town.scene.solids)
@@ -223,6 +224,7 @@ class World:
         contacts = self.physics.step(delta_s)
         self._ids.frame += 1
         self.elapsed_s += delta_s
+        self._ticks += 1
         self._read_back(delta_s)
         self._move_mounted()
         return contacts
@@ -262,7 +264,8 @@ class World:
     def _look_around(self, vehicle: Vehicle) -> None:
         sign_id = self.lights.governing_light(vehicle.pose, vehicle.box)
         vehicle.light_id = 0 if sign_id is None else self.light_by_sign[sign_id].actor_id
-        if (self.frame + vehicle.actor_id) % _SPEED_LIMIT_TICKS == 0:
+        # counted within the episode, as frames and ids go on over episodes
+        if (self._ticks + vehicle.actor_id - self._first_id) % _SPEED_LIMIT_TICKS == 0:
             vehicle.speed_limit_kmh = self.town.network.speed_limit_kmh(vehicle.pose)
 
     def _move_mounted(self) -> None:
