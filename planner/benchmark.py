@@ -178,15 +178,13 @@ def study_forms(preset: str, device: str | torch.device = "auto") -> list[FormSp
     forms += [FormSpec(preset, name, "int8") for name in ("onnx", "fused") if name in engines]
     forms += [FormSpec(preset, engines[-1], steps=count) for count in (5, 2, 1)]
     forms += [FormSpec(preset, engines[-1], batch=count) for count in (2, 4, 8)]
-    for change, config in proposals(preset_config(preset)).items():
-        forms += [
-            runnable(FormSpec(f"{preset}+{change}", name), config) for name in ("reference", engines[-1])
-        ]
-    return forms
+    for change in proposals(preset_config(preset)):
+        forms += [FormSpec(f"{preset}+{change}", name) for name in ("reference", engines[-1])]
+    return [runnable(form, preset_config(form.preset)) for form in forms]
 
 
 def runnable(form: FormSpec, config: PolicyConfig) -> FormSpec:
-    """The form; engine `compiled` in place of `fused`, whose kernels know two attentions a layer, for one.
+    """The form, on engine `compiled` where it is `fused` and the network has one attention a layer, not two.
 
     Args:
         form: what is to be measured.

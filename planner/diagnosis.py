@@ -128,22 +128,24 @@ def diagnose(
     policies |= {name: randomize(DiffusionPolicy(config).eval()) for name, config in networks.items()}
     engines = engine_names(device)
     limit = policy.config.num_train_timesteps
-    groups: dict[str, list[FormSpec]] = {
-        "own": [spec],
+    compared = {
         "steps": [dataclasses.replace(spec, steps=count) for count in STEP_COUNTS if count <= limit],
         "batch": [dataclasses.replace(spec, batch=count) for count in BATCHES],
         "engine": [dataclasses.replace(spec, engine=name, dtype="auto") for name in engines],
         "dtype": [dataclasses.replace(spec, engine="hoisted", dtype="bf16")],
-        "network": [
-            runnable(dataclasses.replace(spec, preset=name), config) for name, config in networks.items()
-        ],
+        "network": [dataclasses.replace(spec, preset=name) for name in networks],
     }
+    groups = {"own": [spec]}  # as asked for: where it does not run, that is said
+    for name, forms in compared.items():
+        groups[name] = [runnable(form, policies[form.preset].config) for form in forms]
     specs = [item for group in groups.values() for item in group]
     built = build_forms(specs, device, policies, tokens, on_progress=on_progress)
     own = built[0]
     other = _other_device(device)
-    there = [_elsewhere(spec, other)] if other else []
-    elsewhere = build_forms(there, other, {USERS: policy}, tokens, None, on_progress) if other else []
+    elsewhere = []
+    if other is not None:
+        there = runnable(_elsewhere(spec, other), policy.config)
+        elsewhere = build_forms([there], other, {USERS: policy}, tokens, None, on_progress)
     if on_progress:
         on_progress(f"taking {own.engine.label} apart")
     profile = profile_engine(own.engine, own.sets, own.spec.steps, runs)

@@ -49,7 +49,8 @@ class FusedEngine(GraphEngine):
 
     def _built(self, shapes: Shapes, build: bool) -> Recording:
         assert self._fused_decoder is not None
-        self._fused_decoder.load_loop(build)
+        if shapes.batch == 1:  # batches have no use for it
+            self._fused_decoder.load_loop(build)
         return super()._built(shapes, build)
 
     def loop_bytes(self, batch: int, steps: int, n_context: int) -> int:
