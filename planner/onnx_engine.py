@@ -109,6 +109,7 @@ class OnnxEngine(PlannerEngine):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors only
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         kept = read_entry(path)
         if kept is not None:
             try:
