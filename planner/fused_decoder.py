@@ -49,6 +49,27 @@ from tickdrive.planner.network import TransformerForDiffusion
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What the denoising begins with, none of which waits for features.
+
+    Attributes:
+        history: (B, n_status, d) fp32 tokens.
+        starts: (S, B, d) fp32 states of the head's GRU before them.
+        trajectory: (B T, 2) fp32 noise.
+        tokens: (B T, d) fp32 of it.
+        arrived: (S + 1, S B) int32 zeros: counts programs of each step's GRU, and of the history's.
+        memory: of `PersistentLoop.memory`; None where that loop will not run.
+    """
+
+    history: torch.Tensor
+    starts: torch.Tensor
+    trajectory: torch.Tensor
+    tokens: torch.Tensor
+    arrived: torch.Tensor
+    memory: torch.Tensor | None
+
+
 class Side:
     """A second stream, where there is one; else everything runs in turn.
 
@@ -326,29 +347,53 @@ class FusedDecoder(TwofoldDecoder):
             side.join()
         return gru(given, state, self.gru_recurrent, self.gru_candidate, arrived, launch)
 
+    def beginning(
+        self, ego_status: torch.Tensor, noise: torch.Tensor, given: Conditioning, launch: Launch
+    ) -> Beginning:
+        """See `Beginning`.
+
+        Args:
+            ego_status: (B, n_status, status_width).
+            noise: (B, T, 2) fp32.
+            given: of `conditioning`.
+            launch: how to launch.
+        """
+        batch, horizon = noise.shape[:2]
+        steps = len(given.vector)
+        history = self.input_norm(ego_status @ self.history + self.history_bias).float()
+        starts = torch.tanh(self.head_initial(given.vector)).float()
+        trajectory = noise.reshape(-1, 2).clone()
+        tokens = self._advance(None, None, trajectory, None, launch)[1]
+        arrived = torch.zeros(steps + 1, steps * batch, dtype=torch.int32, device=noise.device)
+        whole = self.loop is not None and self.loop.loaded and batch == 1
+        memory = self.loop.memory(horizon, steps) if self.loop is not None and whole else None
+        return Beginning(history, starts, trajectory, tokens, arrived, memory)
+
     def history_states(
-        self,
-        ego_status: torch.Tensor,
-        given: Conditioning,
-        folded: Folded,
-        arrived: torch.Tensor,
-        launch: Launch,
+        self, given: Conditioning, folded: Folded, beginning: Beginning, launch: Launch, first: int = 0
     ) -> torch.Tensor:
-        """The head's state (S, B, d), fp32, after the history tokens; see `FoldedDecoder.history_state`."""
-        steps, batch, width = given.vector.shape
-        tokens = self.input_norm(ego_status @ self.history + self.history_bias)
-        count = tokens.shape[1]
-        tokens = tokens.float().expand(steps, -1, -1, -1).reshape(-1, width)
-        stream = self.layers(tokens, given, folded, 0, count, launch)
-        start = torch.tanh(self.head_initial(given.vector)).float().view(-1, width)
-        return self.head_states(stream, start, count, arrived, launch)[-1].view(steps, batch, width)
+        """The head's state (S, B, d), fp32, after the history tokens; see `FoldedDecoder.history_state`.
+
+        Args:
+            given: see there.
+            folded: see there.
+            beginning: see there.
+            launch: how to launch.
+            first: step, of those that are left.
+        """
+        starts = beginning.starts[first:]
+        steps, batch, width = starts.shape
+        count = beginning.history.shape[1]
+        tokens = beginning.history.expand(steps, -1, -1, -1).reshape(-1, width)
+        stream = self.layers(tokens, given, folded, first * batch, count, launch)
+        states = self.head_states(stream, starts.reshape(-1, width), count, beginning.arrived[-1], launch)
+        return states[-1].view(steps, batch, width)
 
     def denoise(
         self,
-        ego_status: torch.Tensor,
         given: Conditioning,
         folded: Folded,
-        noise: torch.Tensor,
+        beginning: Beginning,
         schedule: SampleSchedule,
         launch: Launch,
         side: Side,
@@ -356,10 +401,9 @@ class FusedDecoder(TwofoldDecoder):
         """The history tokens' path and the loop: DDIM over the folded decoder.
 
         Args:
-            ego_status: (B, n_status, status_width).
             given: see there.
             folded: see there.
-            noise: (B, T, 2) fp32.
+            beginning: see there.
             schedule: of the S steps.
             launch: how to launch.
             side: stream for the history's path.
@@ -367,32 +411,33 @@ class FusedDecoder(TwofoldDecoder):
         Returns:
             (B, T, 2) denoised normalised trajectory.
         """
-        batch, horizon = noise.shape[:2]
+        trajectory, tokens = beginning.trajectory, beginning.tokens
         levels = list(zip(schedule.alpha_bars, schedule.alpha_bars_next, strict=True))
-        # a row of counters for each GRU, the history's last
-        arrived = torch.zeros(len(levels) + 1, len(levels) * batch, dtype=torch.int32, device=noise.device)
-        trajectory = noise.reshape(-1, 2)
-        tokens = self._advance(None, None, trajectory, None, launch)[1]
-        if self.loop is not None and self.loop.loaded and batch == 1:
+        batch = beginning.starts.shape[1]
+        horizon = len(tokens) // batch
+        if beginning.memory is not None:
+            assert self.loop is not None
             hoisted = Hoisted(given.modulation, given.fold, given.bias, *folded)
-            whole = self.loop.start(tokens, noise, hoisted, schedule)
+            whole = self.loop.start(tokens, trajectory, hoisted, schedule, beginning.memory)
             # two kernels whose programs wait for their like must not run side by side
             beside = dataclasses.replace(launch, at_once=0)
-            with side.run():
-                states = self.history_states(ego_status, given, folded, arrived[-1], beside)
-            whole.first_layers()
-            side.join()
-            whole.rest(states)
-            return whole.trajectory.view(noise.shape)
+            if len(levels) > 1:
+                with side.run():
+                    states = self.history_states(given, folded, beginning, beside, first=1)
+            whole.begin(beginning.history[0], beginning.starts[0])
+            if len(levels) > 1:
+                side.join()
+                whole.rest(states)
+            return trajectory.view(batch, horizon, 2)
         with side.run():
-            states = self.history_states(ego_status, given, folded, arrived[-1], launch)
+            states = self.history_states(given, folded, beginning, launch)
         for step, level in enumerate(levels):
             stream = self.layers(tokens, given, folded, step * batch, horizon, launch)
             first = side if step == 0 else None
-            run = self.head_states(stream, states[step], horizon, arrived[step], launch, first)
+            run = self.head_states(stream, states[step], horizon, beginning.arrived[step], launch, first)
             last = step == len(levels) - 1
             trajectory, tokens = self._advance(stream.tokens, run, trajectory, level, launch, embed=not last)
-        return trajectory.view(noise.shape)
+        return trajectory.view(batch, horizon, 2)
 
     def _advance(
         self,

@@ -67,6 +67,7 @@ class FusedEngine(GraphEngine):
         marks.set(0)
         with side.run():
             given = decoder.conditioning(ego_status, times)
+            beginning = decoder.beginning(ego_status, noise, given, self._launch)
         observed, vl, reasoning, context, mask = encoder.read(features, other)
         with other.run():
             heads = decoder.context_heads(context)
@@ -76,7 +77,7 @@ class FusedEngine(GraphEngine):
         other.join()
         folded = decoder.fold(given, memory, heads, mask)
         marks.set(2)
-        return decoder.denoise(ego_status, given, folded, noise, schedule, self._launch, side)
+        return decoder.denoise(given, folded, beginning, schedule, self._launch, side)
 
     def _without_graph(
         self, features: Features, ego_status: torch.Tensor, noise: torch.Tensor, steps: int, tracer: Tracer

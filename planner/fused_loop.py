@@ -31,12 +31,14 @@ _SOURCES = ("loop_parts.cu", "loop_phases.cu", "loop_kernel.cu")
 _NAME = "loop_kernel"
 _COLUMNS = 8
 """Of D, for one program."""
-_THREADS = 288
-"""Of a program: eight warps that compute, one that fetches."""
-_MAX_HEADS = 256
-"""Over all waypoints: a thread's for each."""
-_PACE = 300
-"""Clocks between two sixteenths of a layer's weights; measured on an H100."""
+_THREADS = 384
+"""Of a program: eight warps that compute, and four of which one fetches."""
+_COUNTS = 4 * 32
+"""Integers for a launch's counts of programs that have arrived: a line of memory for each group."""
+_LAUNCHES = 3
+"""Of a plan: the first step's history, the first step, and all others."""
+_CLUSTERS = (4, 2)
+"""Sizes to choose from, the best first: programs that share the attention."""
 _MAX_TOKENS = 8
 """Waypoints, and memory tokens: what the tensor cores take at once."""
 
@@ -102,12 +104,14 @@ class PersistentLoop:
     def __init__(self, weights: LoopWeights, config: PolicyConfig) -> None:
         width = config.n_emb
         dtype, device = weights.up.dtype, weights.up.device
-        self._programs = width // _COLUMNS
-        self._layers, self._heads = config.n_layer, config.n_head
+        self._programs, self._layers = width // _COLUMNS, config.n_layer
+        cluster = cluster_size(config)
+        own = owned(self._programs, cluster)
         gru_input, gru_bias = _behind_norm(weights.gru, weights.head_norm)
         recurrent = weights.gru.get_parameter("weight_hh_l0").detach()
-        gru = [units_of(part.to(dtype)) for part in (gru_input, recurrent)]
-        both = [lines_in_order(weights.up), columns_in_order(weights.down)]
+        gru = [units_of(part.to(dtype), own) for part in (gru_input, recurrent)]
+        down = parted(weights.down, cluster)
+        both = [lines_in_order(weights.up), lines_in_order(down, 8 * cluster)]
         head = [lines_in_order(part[None]) for part in gru]
         # (items, programs, 2, bytes): layers, then the head
         self._items = torch.cat([torch.stack(both, 2), torch.stack(head, 2)]).contiguous()
@@ -131,12 +135,12 @@ class PersistentLoop:
             "M": config.n_memory,
             "L": config.n_layer,
             "T": config.horizon,
+            "C": cluster,
             "CLIP": int(config.clip_sample),
             "BF16": int(dtype == torch.bfloat16),
             "EPS": f"{NORM_EPS}f",
             "HEAD_EPS": f"{weights.head_norm.eps}f",
             "INPUT_EPS": f"{weights.input_norm.eps}f",
-            "PACE": _PACE,
             "SHARED_BYTES": self._shared_bytes,
         }
         defines = "".join(f"#define {name} {value}\n" for name, value in constants.items())
@@ -173,77 +177,120 @@ class PersistentLoop:
 
         with torch.cuda.device(self._device):
             if binary is None:
-                binary, _ = _utils._nvrtc_compile(self._source, _NAME)
+                properties = torch.cuda.get_device_properties(self._device)
+                # with what only this generation has: registers that move between warps
+                target = f"{properties.major}{properties.minor}a"
+                binary, _ = _utils._nvrtc_compile(self._source, _NAME, target)
                 write_entry(path, binary)
             kernels: Any = _utils._cuda_load_module(binary, [_NAME])
             kernel = kernels[_NAME]
             kernel.set_shared_memory_config(self._shared_bytes)
         self._kernel = kernel
 
+    def memory(self, horizon: int, steps: int) -> torch.Tensor:
+        """Where the programs of a plan's launches will tell each other, all bits set: nothing is told yet.
+
+        Args:
+            horizon: T.
+            steps: S.
+        """
+        words = _LAUNCHES * _COUNTS + sum(self._told(horizon, steps)) + sum(self._told(horizon, 1))
+        return torch.full((words,), -1, dtype=torch.int32, device=self._device)
+
+    def _told(self, horizon: int, steps: int) -> tuple[int, int, int]:
+        """Words of tokens behind each item, of hidden layers in 16 bits, and of the GRU's states."""
+        width = self._programs * _COLUMNS
+        layers = self._layers * steps
+        return (layers + steps) * horizon * width, layers * horizon * 2 * width, steps * horizon * width
+
     def start(
-        self, tokens: torch.Tensor, noise: torch.Tensor, hoisted: Hoisted, schedule: SampleSchedule
+        self,
+        tokens: torch.Tensor,
+        trajectory: torch.Tensor,
+        hoisted: Hoisted,
+        schedule: SampleSchedule,
+        memory: torch.Tensor,
     ) -> LoopRun:
         """A plan's buffers.
 
         Args:
-            tokens: (T, D) fp32 of the noise; overwritten.
-            noise: (1, T, 2) fp32.
+            tokens: (T, D) fp32 of the noise.
+            trajectory: (T, 2) fp32, the noise; it is denoised in place.
             hoisted: see there.
             schedule: of the S steps.
+            memory: of `memory`, for this plan alone.
         """
         levels = self._levels.get(schedule)
         if levels is None:  # kept: a graph must not copy from the host while it is recorded
             pairs = zip(schedule.alpha_bars, schedule.alpha_bars_next, strict=True)
             roots = [[math.sqrt(of) for of in (now, 1.0 - now, then, 1.0 - then)] for now, then in pairs]
             levels = self._levels[schedule] = torch.tensor(roots, device=tokens.device)
-        count, width = tokens.shape
-        floats = [count * self._heads * 8, count * self._programs * 2, count * width // 2]
-        floats += [count * 2 * width, count * width]
-        told = [tokens, *tokens.new_empty(sum(floats)).split(floats)]  # what programs tell each other
-        trajectory = noise.reshape(-1, 2).clone()
         given = [hoisted.modulation, hoisted.fold, hoisted.bias, hoisted.keys, hoisted.key_bias]
-        numbers = (len(schedule.timesteps), hoisted.fold.stride(0), hoisted.bias.stride(0))
+        horizon, steps = len(tokens), len(schedule.timesteps)
+        numbers = (steps, hoisted.fold.stride(0), hoisted.bias.stride(0))
+        # in this order each begins at a multiple of 16 bytes
+        sizes = [_COUNTS] * _LAUNCHES + [*self._told(horizon, steps), *self._told(horizon, 1)]
+        *counts, x, hidden, states, past_x, past_hidden, past_states = memory.split(sizes)
+        own, past = (x, hidden, states), (past_x, past_hidden, past_states)
 
-        def launch(items: range, history: torch.Tensor) -> None:
-            arrived = torch.zeros(1, dtype=torch.int32, device=tokens.device)
-            arguments = [*told, trajectory, arrived, self._items, *given, hoisted.values, history, levels]
-            arguments += [*self._small, items.start, items.stop, *numbers]
+        def launch(
+            items: range, history: torch.Tensor, first: int = 0, of: torch.Tensor | None = None
+        ) -> None:
+            """Some items.
+
+            Args:
+                items: layers of a step, then its head, and so on.
+                history: (…, D) fp32 states of the GRU before each step's waypoints.
+                first: step of the first of them.
+                of: (n, D) fp32 tokens of the history, in place of the waypoints'.
+            """
+            recurring = 0
+            rows, told = tokens, own
+            if of is not None:
+                recurring, told = len(of), past
+                rows = nn.functional.pad(of, (0, 0, 0, horizon - recurring))
+            arguments = [rows, *told, trajectory, counts.pop(), self._items, *given, hoisted.values]
+            arguments += [history, levels, *self._small, items.start, items.stop, *numbers, first, recurring]
             self._kernel((self._programs, 1, 1), (_THREADS, 1, 1), arguments, self._shared_bytes)
 
-        return LoopRun(launch, self._layers, numbers[0], trajectory)
+        past_state = past_states.view(torch.float32).view(horizon, -1)
+        return LoopRun(launch, self._layers + 1, steps, past_state)
 
 
 class LoopRun:
-    """One plan's loop in two launches: the history's path through the layers runs beside the first.
+    """One plan's loop in three launches, of which the last needs the history of all steps but the first.
 
     Args:
-        launch: of some items (layers of a step, then its head) with the GRU's states before the waypoints.
-        layers: of a step.
+        launch: see `PersistentLoop.start`.
+        items: of a step: its layers and its head.
         steps: S.
-        trajectory: (T, 2) that is being denoised.
+        past_states: (T, D) fp32 of the GRU, that the first launch tells.
     """
 
     def __init__(
-        self,
-        launch: Callable[[range, torch.Tensor], None],
-        layers: int,
-        steps: int,
-        trajectory: torch.Tensor,
+        self, launch: Callable[..., None], items: int, steps: int, past_states: torch.Tensor
     ) -> None:
-        self._launch, self._layers, self._steps = launch, layers, steps
-        self.trajectory = trajectory
+        self._launch, self._items, self._steps, self._past_states = launch, items, steps, past_states
+        self._begun = min(2 * items - 1, steps * items)
 
-    def first_layers(self) -> None:
-        """The first step's layers."""
-        self._launch(range(self._layers), self.trajectory)  # without a head no states are read
-
-    def rest(self, states: torch.Tensor) -> None:
-        """The first step's head and all other steps.
+    def begin(self, history: torch.Tensor, start: torch.Tensor) -> None:
+        """The first step, its history in front, and the layers of the next one.
 
         Args:
-            states: (S, D) fp32 of the head's GRU after the history tokens.
+            history: (n, D) fp32 tokens, n at most T.
+            start: (1, D) fp32 state of the head's GRU before them.
         """
-        self._launch(range(self._layers, self._steps * (self._layers + 1)), states)
+        self._launch(range(self._items), start, of=history)
+        self._launch(range(self._begun), self._past_states[len(history) - 1 :])
+
+    def rest(self, states: torch.Tensor) -> None:
+        """What is left of the steps.
+
+        Args:
+            states: (S - 1, D) fp32 of the head's GRU after the history tokens, of all steps but the first.
+        """
+        if self._begun < self._steps * self._items:
+            self._launch(range(self._begun, self._steps * self._items), states, 1)
 
 
 def why_not(config: PolicyConfig, dtype: torch.dtype, device: torch.device) -> str | None:
@@ -251,15 +298,16 @@ def why_not(config: PolicyConfig, dtype: torch.dtype, device: torch.device) -> s
     if device.type != "cuda":
         return "not on CUDA"
     width, head_width, horizon = config.n_emb, config.head_width, config.horizon
-    scores = horizon * config.n_head
     if dtype not in (torch.float16, torch.bfloat16):
         return "for weights of 16 bits"
     if width % 32 or head_width < 16 or head_width & (head_width - 1) or head_width > 256:
         return "not for this width and number of heads"
     if not 2 <= horizon <= _MAX_TOKENS or config.n_memory > _MAX_TOKENS:
         return f"for 2 to {_MAX_TOKENS} waypoints, and at most as many memory tokens"
-    if scores > _MAX_HEADS or scores * config.n_memory > width:
-        return "not for so many heads at this width"
+    if config.n_status > horizon:
+        return "for no more status samples than waypoints"
+    if not any(_divides(config, size) for size in _CLUSTERS):
+        return "not for this number of heads at this width"
     properties: Any = torch.cuda.get_device_properties(device)  # its stub lacks some
     if properties.major < 9 or properties.multi_processor_count < width // _COLUMNS:
         return f"for compute capability 9 and {width // _COLUMNS} multiprocessors"
@@ -268,32 +316,59 @@ def why_not(config: PolicyConfig, dtype: torch.dtype, device: torch.device) -> s
     return None
 
 
-def lines_in_order(weight: torch.Tensor) -> torch.Tensor:
-    """Weights as `multiply32` of the kernel reads them.
+def cluster_size(config: PolicyConfig) -> int:
+    """How many programs share the attention."""
+    return next(size for size in _CLUSTERS if _divides(config, size))
+
+
+def _divides(config: PolicyConfig, size: int) -> bool:
+    """Whether heads, columns and what is to be done fit the warps of `size` programs; see `loop_parts.cu`."""
+    heads = config.n_head // size
+    whole = config.n_head % size == 0 and config.n_head % 2 == 0 and config.n_emb % (64 * size) == 0
+    return whole and heads * config.n_memory <= 32 and config.horizon * heads <= 32
+
+
+def owned(programs: int, cluster: int) -> torch.Tensor:
+    """Which eight columns, counted in eights, each program owns: in the slice of its rank in its cluster."""
+    return torch.arange(programs).view(cluster, -1).T.reshape(-1)
+
+
+def lines_in_order(weight: torch.Tensor, own: int = 32) -> torch.Tensor:
+    """Weights as `multiply_lines` of the kernel reads them.
 
     Args:
-        weight: (L, N, D), N a multiple of 32.
+        weight: (L, N, D), N a multiple of `own`.
+        own: lines of a program, 16 or 32.
 
     Returns:
-        (L, N / 32, 32 D): for each program's 32 lines its tiles of 16 x 16, each lane's 8 elements together.
+        (L, N / own, own D): for each program's lines its tiles of 16 x 16, each lane's 8 elements together.
     """
     layers, lines, width = weight.shape
     # line: program, tile, half, g; inner axis: pair, q, part, half, element
-    split = weight.view(layers, lines // 32, 2, 2, 8, width // 32, 4, 2, 2, 2)
-    return split.permute(0, 1, 5, 7, 2, 4, 6, 8, 3, 9).reshape(layers, lines // 32, -1)
+    split = weight.view(layers, lines // own, own // 16, 2, 8, width // 32, 4, 2, 2, 2)
+    return split.permute(0, 1, 5, 7, 2, 4, 6, 8, 3, 9).reshape(layers, lines // own, -1)
 
 
-def columns_in_order(weight: torch.Tensor) -> torch.Tensor:
-    """Weights (L, D, K) as the kernel's `down` reads them: (L, D / 8, 8 K), a lane's 8 elements together."""
+def parted(weight: torch.Tensor, cluster: int) -> torch.Tensor:
+    """Weights (L, D, K) by program: a cluster's columns, over each program's part of the inner axis.
+
+    Returns:
+        (L, C D, K / C): for each program 8 C lines, the eights of ranks 0, 1, ….
+    """
     layers, columns, inner = weight.shape
-    split = weight.view(layers, columns // 8, 8, inner // 32, 4, 8)
-    return split.permute(0, 1, 3, 2, 4, 5).reshape(layers, columns // 8, -1)
+    split = weight.view(layers, cluster, -1, 8, cluster, inner // cluster)
+    return split.permute(0, 2, 4, 1, 3, 5).reshape(layers, cluster * columns, inner // cluster)
 
 
-def units_of(weight: torch.Tensor) -> torch.Tensor:
-    """(3 D, D) of a GRU to (4 D, D): the three gates of 8 units together, and 8 lines of nothing."""
+def units_of(weight: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """(3 D, D) of a GRU to (4 D, D): the three gates of 8 units together, and 8 lines of nothing.
+
+    Args:
+        weight: see above.
+        own: which eights of units, in their new order.
+    """
     width = weight.shape[1]
-    gates = weight.view(3, width // _COLUMNS, _COLUMNS, width).transpose(0, 1)
+    gates = weight.view(3, width // _COLUMNS, _COLUMNS, width).transpose(0, 1)[own]
     padded = torch.cat((gates, torch.zeros_like(gates[:, :1])), dim=1)
     return padded.reshape(4 * width, width)
 
@@ -307,9 +382,21 @@ def _behind_norm(gru: nn.GRU, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.T
 
 def _shared_bytes(config: PolicyConfig) -> int:
     """Of the kernel's `Shared`, or a little more."""
-    width, horizon, layers = config.n_emb, config.horizon, config.n_layer
-    pairs, programs = config.n_head * config.n_memory, width // _COLUMNS
-    slots = 2 * (128 * width + pairs * 16 + 48 + 256)
-    keys = (math.ceil(horizon * pairs / programs) + 2) * width * 2
-    rest = layers * 32 + 24 * 4 + 8 * 8 * (36 + 8) * 4 + horizon * (pairs * 4 + 32 * 4 + 8) + 6 * 8
-    return slots + keys + rest + 256  # and what alignment takes
+    width, heads, horizon = config.n_emb, config.n_head, config.horizon
+    size = cluster_size(config)
+    part, wide_row = width // size, 2 * width + 64
+    slots = 128 * width + heads // size * config.n_memory * wide_row + heads * 8 * (2 * part + 16)
+    slots += 2 * 2 * width + 3 * 2 * part + 16 + 256
+    tokens = horizon * (3 * wide_row + 2 * (16 * heads + 16) + size * 8 + 32 + 32 * 4 + 8)
+    rest = (
+        config.n_layer * 16
+        + 32 * 4
+        + 8 * 8 * 36 * 4
+        + 2 * 8 * 32 * 4
+        + size * horizon * 32
+        + 18 * width
+        + 16 * 8
+        + 64 * 8
+        + 11 * 8
+    )
+    return slots + tokens + rest + 256  # and what alignment takes

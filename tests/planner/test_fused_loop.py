@@ -32,17 +32,18 @@ def narrow_operand(parts):
     return out
 
 
-def test_lines_are_in_the_order_of_the_tensor_cores():
+@pytest.mark.parametrize("lines", [16, 32])
+def test_lines_are_in_the_order_of_the_tensor_cores(lines):
     from tickdrive.planner.fused_loop import lines_in_order
 
     weight, tokens = torch.randn(2, 64, WIDTH), torch.randn(ROWS, WIDTH)
-    ordered = lines_in_order(weight)[1]
+    ordered = lines_in_order(weight, lines)[1]
     for program, own in enumerate(ordered):
-        tiles, out = own.view(WIDTH // 32, 2, 2, 32, 8), torch.zeros(32, ROWS)
+        tiles, out = own.view(WIDTH // 32, 2, lines // 16, 32, 8), torch.zeros(lines, ROWS)
         for pair in range(WIDTH // 32):
             for part in range(2):
                 narrow = narrow_operand([of_tokens(tokens, g, q, pair, part) for _, g, q in lanes()])
-                for tile in range(2):
+                for tile in range(lines // 16):
                     wide = torch.zeros(16, 16)  # matrix A
                     for lane, g, q in lanes():
                         held = tiles[pair, part, tile, lane]
@@ -50,34 +51,42 @@ def test_lines_are_in_the_order_of_the_tensor_cores():
                         wide[g, 2 * q + 8 : 2 * q + 10] = held[4:6]
                         wide[g + 8, 2 * q + 8 : 2 * q + 10] = held[6:]
                     out[tile * 16 : tile * 16 + 16] += wide @ narrow
-        want = weight[1, program * 32 : program * 32 + 32] @ tokens.T
+        want = weight[1, program * lines : program * lines + lines] @ tokens.T
         assert torch.allclose(out, want, atol=1e-4)
 
 
-def test_columns_are_in_the_order_of_the_tensor_cores():
-    from tickdrive.planner.fused_loop import columns_in_order
+@pytest.mark.parametrize("cluster", [2, 4])
+def test_every_program_owns_eight_columns_of_its_slice(cluster):
+    from tickdrive.planner.fused_loop import owned
 
-    weight, tokens = torch.randn(1, 16, 4 * WIDTH), torch.randn(ROWS, 4 * WIDTH)
-    for program, own in enumerate(columns_in_order(weight)[0]):
-        held, out = own.view(4 * WIDTH // 32, 32, 8), torch.zeros(ROWS, 8)
-        for pair in range(4 * WIDTH // 32):
-            for part in range(2):
-                wide = torch.zeros(16, 16)
-                for _, g, q in lanes():
-                    four = of_tokens(tokens, g, q, pair, part)
-                    wide[g, 2 * q : 2 * q + 2], wide[g, 2 * q + 8 : 2 * q + 10] = four[:2], four[2:]
-                narrow = narrow_operand([held[pair, lane, part * 4 : part * 4 + 4] for lane, _, _ in lanes()])
-                out += (wide @ narrow)[:ROWS]
-        assert torch.allclose(out, tokens @ weight[0, program * 8 : program * 8 + 8].T, atol=1e-4)
+    own = owned(16, cluster)
+    assert sorted(own.tolist()) == list(range(16))
+    for program, eight in enumerate(own.tolist()):
+        assert eight // (16 // cluster) == program % cluster
+
+
+@pytest.mark.parametrize("cluster", [2, 4])
+def test_parts_of_a_cluster_add_up_to_its_columns(cluster):
+    """Each program has its part of the inner axis for all columns that its cluster owns."""
+    from tickdrive.planner.fused_loop import owned, parted
+
+    weight, tokens = torch.randn(2, WIDTH, 4 * WIDTH), torch.randn(ROWS, 4 * WIDTH)
+    parts = parted(weight, cluster)[1].view(-1, cluster, 8 * cluster, 4 * WIDTH // cluster)  # cluster, rank
+    sums = torch.einsum("crli,tri->ctl", parts, tokens.view(ROWS, cluster, -1))
+    own = owned(WIDTH // 8, cluster).view(-1, cluster)
+    for of_cluster, total in zip(own, sums, strict=True):
+        columns = torch.cat([torch.arange(eight * 8, eight * 8 + 8) for eight in of_cluster.tolist()])
+        assert torch.allclose(total, tokens @ weight[1, columns].T, atol=1e-4)
 
 
 def test_units_lie_together_with_their_gates():
-    from tickdrive.planner.fused_loop import units_of
+    from tickdrive.planner.fused_loop import owned, units_of
 
-    weight = torch.randn(3 * WIDTH, WIDTH)
-    arranged = units_of(weight).view(WIDTH // 8, 4, 8, WIDTH)
+    weight, own = torch.randn(3 * WIDTH, WIDTH), owned(WIDTH // 8, 4)
+    arranged = units_of(weight, own).view(WIDTH // 8, 4, 8, WIDTH)
     for gate in range(3):
-        assert torch.equal(arranged[:, gate].reshape(WIDTH, WIDTH), weight[gate * WIDTH : (gate + 1) * WIDTH])
+        eights = weight[gate * WIDTH : (gate + 1) * WIDTH].view(-1, 8, WIDTH)
+        assert torch.equal(arranged[:, gate], eights[own])
     assert not arranged[:, 3].any()
 
 
@@ -92,7 +101,10 @@ class _Hopper:
         ("medium", {}, torch.bfloat16, None),
         ("light", {}, torch.float16, None),
         ("seed", {}, torch.float32, "16 bits"),
-        ("compact", {}, torch.float16, "so many heads"),
+        ("compact", {}, torch.float16, None),
+        ("seed", {"n_emb": 512, "n_head": 4}, torch.bfloat16, None),
+        ("seed", {"n_emb": 192, "n_head": 3}, torch.float16, "number of heads"),
+        ("seed", {"n_status": 8}, torch.float16, "status samples"),
         ("seed", {"n_emb": 1024, "n_head": 16}, torch.float16, "shared memory"),
         ("seed", {"horizon": 10}, torch.float16, "2 to 8 waypoints"),
     ],
