@@ -217,7 +217,7 @@ class FusedDecoder(TwofoldDecoder):
             self.loop = None
             log.warning(
                 "planner engine 'fused' runs its loop kernel by kernel, a millisecond slower: the persistent "
-                "one does not compile (%s)",
+                "one cannot be used (%s)",
                 str(error).strip().splitlines()[0],
             )
 

@@ -4,12 +4,13 @@ Its programs wait for each other and keep two layers' weights in shared memory: 
 for types of 16 bits and for devices with more than 200 KB of shared memory and a multiprocessor for each
 program (Hopper and later). Elsewhere the loop runs on the Triton kernels, a launch for each phase.
 
-All programs of a launch must come to run: two plans at once on one device, from two threads of a process,
-could keep each other from it for ever. An engine plans one at a time.
+All programs of a launch must come to run. The driver is asked whether they fit; but two plans at once on one
+device, from two threads of a process, could keep each other from it for ever. An engine plans one at a time.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
 from collections.abc import Callable
@@ -41,6 +42,18 @@ _CLUSTERS = (4, 2)
 """Sizes to choose from, the best first: programs that share the attention."""
 _MAX_TOKENS = 8
 """Waypoints, and memory tokens: what the tensor cores take at once."""
+
+
+class _LaunchConfig(ctypes.Structure):
+    """The driver's `CUlaunchConfig`."""
+
+    _fields_ = (
+        *((f"{of}_{axis}", ctypes.c_uint) for of in ("grid", "block") for axis in "xyz"),
+        ("shared_bytes", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("attribute_count", ctypes.c_uint),
+    )
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ class PersistentLoop:
         width = config.n_emb
         dtype, device = weights.up.dtype, weights.up.device
         self._programs, self._layers = width // _COLUMNS, config.n_layer
-        cluster = cluster_size(config)
+        self._cluster = cluster = cluster_size(config)
         own = owned(self._programs, cluster)
         gru_input, gru_bias = _behind_norm(weights.gru, weights.head_norm)
         recurrent = weights.gru.get_parameter("weight_hh_l0").detach()
@@ -185,7 +198,21 @@ class PersistentLoop:
             kernels: Any = _utils._cuda_load_module(binary, [_NAME])
             kernel = kernels[_NAME]
             kernel.set_shared_memory_config(self._shared_bytes)
+            self._check_room(kernel, _utils)
         self._kernel = kernel
+
+    def _check_room(self, kernel: Any, driver: Any) -> None:
+        """Programs wait for each other: all must be there at once.
+
+        Raises:
+            RuntimeError: the device has no room for so many clusters.
+        """
+        launch = _LaunchConfig(self._programs, 1, 1, _THREADS, 1, 1, self._shared_bytes, None, None, 0)
+        count, needed = ctypes.c_int(), self._programs // self._cluster
+        query = driver._get_gpu_runtime_library().cuOccupancyMaxActiveClusters
+        status = query(ctypes.byref(count), kernel.func, ctypes.byref(launch))
+        if status == 0 and count.value < needed:
+            raise RuntimeError(f"this device runs {count.value} of its {needed} clusters at once")
 
     def memory(self, horizon: int, steps: int) -> torch.Tensor:
         """Where the programs of a plan's launches will tell each other, all bits set: nothing is told yet.
