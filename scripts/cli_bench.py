@@ -34,8 +34,8 @@ def bench_planner(
     engines: Annotated[
         str,
         typer.Option(
-            help="By comma: reference, cached, hoisted; on a CPU traced, onnx; on a GPU graph, compiled, fused. "
-            "auto: all of the device."
+            help="By comma: reference, cached, hoisted; on a CPU traced, onnx; on a GPU graph, compiled, "
+            "fused; auto: all of the device."
         ),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
