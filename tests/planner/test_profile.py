@@ -101,9 +101,7 @@ def test_an_engine_is_as_it_was_afterwards(policy):
 
 def test_each_suspicion_is_measured(policy):
     spec = FormSpec("", "reference", "auto", batch=2, steps=20)
-    found = diagnose(
-        policy, spec, CPU, trained=False, tokens=(6, 3), seconds=0.01, runs=3, extraction_ms=1e6
-    )
+    found = diagnose(policy, spec, CPU, trained=False, tokens=(6, 3), seconds=0.01, runs=3, extraction_ms=1e6)
     steps, batch, device, processing, extraction = found.findings
     assert re.search(r"100 steps .*10 steps .*5 steps .*1 steps", steps.measured)
     assert 0.0 < steps.share < 1.0 and "10 steps would save" in steps.verdict
