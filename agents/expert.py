@@ -12,40 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from tickdrive.agents.expert_law import EMERGENCY_MPS2, ExpertConfig, Hold, idm
+from tickdrive.agents.expert_lights import LightAhead, LightRule
 from tickdrive.agents.expert_scene import ExpertScene, Mover, StopLine
 from tickdrive.agents.types import Decision
-
-
-@dataclass(frozen=True)
-class ExpertConfig:
-    """How the expert drives.
-
-    Attributes:
-        cruise_fraction: share of the speed limit it aims at.
-        cruise_cap_mps: speed it never passes.
-        lateral_acceleration_mps2: bound on speed in curves.
-        acceleration_mps2, braking_mps2: IDM's a and b.
-        headway_s: IDM's T.
-        vehicle_gap_m: bumper distance kept to a standing vehicle.
-        line_gap_m: front bumper to a stop line.
-        walker_gap_m: front bumper to a walker's path.
-        horizon, dt_s: waypoints of the plan and the time between them.
-    """
-
-    cruise_fraction: float = 0.9
-    cruise_cap_mps: float = 11.0
-    lateral_acceleration_mps2: float = 2.2
-    acceleration_mps2: float = 2.0
-    braking_mps2: float = 2.5
-    headway_s: float = 1.3
-    vehicle_gap_m: float = 3.5
-    line_gap_m: float = 0.6
-    walker_gap_m: float = 3.0
-    horizon: int = 6
-    dt_s: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -71,21 +45,13 @@ class ExpertPlan:
     lateral_error_m: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Hold:
-    """Bounds the speed: `distance_m` of free way for the front bumper, its end moving at `speed_mps`."""
-
-    distance_m: float
-    speed_mps: float
-    keep_m: float
-    decision: Decision
-
-
 _WHEELBASE_M = 2.86
 _LOOK_AHEAD_M = 60.0
 _START_M = 100.0
 _ROLL_S = 0.1
-_EMERGENCY_MPS2 = 8.0
+_CLEARED_M = 1.5
+"""What must be across a junction's edge behind the rear bumper: the criterion looks 1 m back, and a tick's
+way is half a metre."""
 
 
 class Expert:
@@ -111,6 +77,7 @@ class Expert:
         self.stop_lines = tuple(stop_lines)
         self.progress_s = 0.0
         self._served: dict[tuple[int, float], float] = {}
+        self._light_rules: dict[tuple[int, float], LightRule] = {}
         self._waited_s = 0.0
         self._last_sim_s: float | None = None
 
@@ -123,12 +90,13 @@ class Expert:
         speed = max(0.0, float(np.dot(ego.velocity, _unit(ego.yaw_deg))))
         self._waited_s = self._waited_s + delta_s if speed < 0.1 else 0.0
         cruise = min(scene.speed_limit_mps * self.config.cruise_fraction, self.config.cruise_cap_mps)
-        holds = [*self._line_holds(scene, speed, delta_s), *self._mover_holds(scene, speed, cruise)]
+        movers = self._mover_holds(scene, speed, cruise)
+        holds = [*self._line_holds(scene, speed, cruise, movers, delta_s), *movers]
         free = self._free_acceleration(speed, self.progress_s, cruise)
-        binding: _Hold | None = None
+        binding: Hold | None = None
         strongest = free - 0.3
         for hold in holds:
-            wanted = _idm(speed, max(cruise, 0.1), hold.distance_m, hold.speed_mps, hold.keep_m, self.config)
+            wanted = idm(speed, max(cruise, 0.1), hold.distance_m, hold.speed_mps, hold.keep_m, self.config)
             if wanted < strongest:
                 strongest, binding = wanted, hold
         waypoints, end_speed = self._roll_out(ego, speed, cruise, holds)
@@ -170,33 +138,58 @@ class Expert:
 
     def _next_light(self, scene: ExpertScene, ego: Mover) -> str:
         for line in self.stop_lines:
-            gap = line.route_s - self.progress_s - ego.half_length_m
-            if line.is_light and -1.0 < gap < 40.0:
+            front_s = self.progress_s + ego.half_length_m
+            if line.is_light and line.entry_s >= front_s and line.route_s < front_s + 40.0:
                 colour = scene.light_colours.get(line.actor_id, "none")
                 return colour if colour in ("green", "yellow", "red") else "none"
         return "none"
 
-    def _line_holds(self, scene: ExpertScene, speed: float, delta_s: float) -> list[_Hold]:
+    def _line_holds(
+        self, scene: ExpertScene, speed: float, cruise: float, movers: Sequence[Hold], delta_s: float
+    ) -> list[Hold]:
         holds = []
         for line in self.stop_lines:
             gap = line.route_s - self.progress_s - scene.ego.half_length_m
-            if gap < -1.0 or gap > _LOOK_AHEAD_M:
-                continue
-            if line.is_light:
-                colour = scene.light_colours.get(line.actor_id, "off")
-                needed = speed * speed / (2.0 * max(gap, 0.1))
-                if colour == "red" or (colour == "yellow" and needed < 3.0):
-                    holds.append(_Hold(max(gap, 0.0), 0.0, self.config.line_gap_m, Decision.STOP_LIGHT))
+            if gap > _LOOK_AHEAD_M:
                 continue
             key = (line.actor_id, round(line.route_s, 1))
+            if line.is_light:
+                light = LightAhead(
+                    scene.light_colours.get(line.actor_id, "off"),
+                    gap,
+                    gap + line.entry_s - line.route_s,
+                    speed,
+                )
+                # what must be behind it, and the time for that
+                way_m = light.entry_m + 2.0 * scene.ego.half_length_m + _CLEARED_M
+                left_s = scene.yellow_left_s.get(line.actor_id, 0.0)
+                clears = partial(self._gets_on, speed, cruise, movers, way_m, left_s)
+                stop_m = self._light_rules.setdefault(key, LightRule()).way_m(light, clears)
+                if stop_m is not None:
+                    holds.append(Hold(max(stop_m, 0.0), 0.0, self.config.line_gap_m, Decision.STOP_LIGHT))
+                continue
             served = self._served.get(key, 0.0)
-            if served < 1.0:
+            if gap >= -1.0 and served < 1.0:
                 if speed < 0.1 and gap < 4.0:
                     self._served[key] = served + delta_s
-                holds.append(_Hold(max(gap, 0.0), 0.0, self.config.line_gap_m, Decision.STOP_SIGN))
+                holds.append(Hold(max(gap, 0.0), 0.0, self.config.line_gap_m, Decision.STOP_SIGN))
         return holds
 
-    def _mover_holds(self, scene: ExpertScene, speed: float, cruise: float) -> list[_Hold]:
+    def _gets_on(
+        self, speed: float, cruise: float, holds: Sequence[Hold], way_m: float, seconds: float
+    ) -> bool:
+        """Whether the law covers a way within a time, held back by `holds`."""
+        travelled, elapsed = 0.0, 0.0
+        while elapsed < seconds:
+            step_s = min(_ROLL_S, seconds - elapsed)
+            wanted = self._law(speed, self.progress_s + travelled, cruise, holds, elapsed, travelled)
+            new_speed = max(0.0, speed + wanted * step_s)
+            travelled += 0.5 * (speed + new_speed) * step_s
+            speed = new_speed
+            elapsed += step_s
+        return travelled >= way_m
+
+    def _mover_holds(self, scene: ExpertScene, speed: float, cruise: float) -> list[Hold]:
         ego = scene.ego
         ahead = (self.s >= self.progress_s - 2.0) & (self.s <= self.progress_s + _LOOK_AHEAD_M)
         index = np.flatnonzero(ahead)
@@ -226,7 +219,7 @@ class Expert:
         path: np.ndarray,
         path_s: np.ndarray,
         path_yaw: np.ndarray,
-    ) -> _Hold | None:
+    ) -> Hold | None:
         # Two drivers that wait for each other at a junction must not wait for ever: squeeze past.
         reach = ego.half_width_m + (0.25 if self._waited_s < 6.0 else 0.0)
         on_path = _touch(mover.corners(), path, path_s, reach)
@@ -237,7 +230,7 @@ class Expert:
             gap = nearest - ego.half_length_m
             if gap > -ego.half_length_m:
                 decision = Decision.FOLLOW if aligned else Decision.YIELD_VEHICLE
-                return _Hold(max(gap, 0.0), max(along, 0.0), self.config.vehicle_gap_m, decision)
+                return Hold(max(gap, 0.0), max(along, 0.0), self.config.vehicle_gap_m, decision)
         if mover.speed_mps < 0.3:
             return None
         # Not on the way yet: will it be, when we are there?
@@ -255,12 +248,12 @@ class Expert:
                 nearest - ego.half_length_m - 2.0 < reached + 3.0
                 and reached - 6.0 < nearest + 2.0 * ego.half_length_m
             ):
-                return _Hold(max(nearest - ego.half_length_m, 0.0), 0.0, 2.0, Decision.YIELD_VEHICLE)
+                return Hold(max(nearest - ego.half_length_m, 0.0), 0.0, 2.0, Decision.YIELD_VEHICLE)
         return None
 
     def _walker_hold(
         self, mover: Mover, ego: Mover, speed: float, path: np.ndarray, path_s: np.ndarray
-    ) -> _Hold | None:
+    ) -> Hold | None:
         # a walker that stands beside the way, waiting for us, must not be waited for for ever
         patient = self._waited_s < 6.0 or mover.speed_mps > 0.1
         reach = ego.half_width_m + (0.6 if patient else 0.2)
@@ -276,7 +269,7 @@ class Expert:
             clear_s = (gap + 2.0 * ego.half_length_m + 1.0) / max(speed, 0.5)
             if ahead_s > clear_s + 0.5 or (ahead_s == 0.0 and arrives_s > 6.0 and mover.speed_mps > 0.5):
                 return None
-            return _Hold(max(gap, 0.0), 0.0, self.config.walker_gap_m, Decision.YIELD_PEDESTRIAN)
+            return Hold(max(gap, 0.0), 0.0, self.config.walker_gap_m, Decision.YIELD_PEDESTRIAN)
         return None
 
     def _free_acceleration(self, speed: float, at_s: float, cruise: float) -> float:
@@ -295,7 +288,7 @@ class Expert:
         return float(min(cruise, reachable.min()))
 
     def _roll_out(
-        self, ego: Mover, speed: float, cruise: float, holds: Sequence[_Hold]
+        self, ego: Mover, speed: float, cruise: float, holds: Sequence[Hold]
     ) -> tuple[np.ndarray, float]:
         """Integrate the law over the plan's horizon with a kinematic bicycle steered by pure pursuit."""
         config = self.config
@@ -307,11 +300,8 @@ class Expert:
         out = []
         for step in range(config.horizon * steps_per_waypoint):
             elapsed = step * _ROLL_S
-            wanted = self._free_acceleration(speed, at_s, cruise)
-            for hold in holds:
-                gap = hold.distance_m + hold.speed_mps * elapsed - travelled
-                wanted = min(wanted, _idm(speed, max(cruise, 0.1), gap, hold.speed_mps, hold.keep_m, config))
-            new_speed = max(0.0, speed + max(wanted, -_EMERGENCY_MPS2) * _ROLL_S)
+            wanted = self._law(speed, at_s, cruise, holds, elapsed, travelled)
+            new_speed = max(0.0, speed + wanted * _ROLL_S)
             distance = 0.5 * (speed + new_speed) * _ROLL_S
             speed = new_speed
             goal = self._point_at(at_s + max(2.5, 0.45 * speed + 0.8))
@@ -332,31 +322,27 @@ class Expert:
         right = np.array([-heading[1], heading[0]])
         return np.stack([offsets @ heading, offsets @ right], axis=1).astype(np.float32), speed
 
+    def _law(
+        self,
+        speed: float,
+        at_s: float,
+        cruise: float,
+        holds: Sequence[Hold],
+        elapsed: float,
+        travelled: float,
+    ) -> float:
+        """Acceleration `elapsed` seconds and `travelled` metres from now."""
+        wanted = self._free_acceleration(speed, at_s, cruise)
+        for hold in holds:
+            gap = hold.distance_m + hold.speed_mps * elapsed - travelled
+            wanted = min(wanted, idm(speed, max(cruise, 0.1), gap, hold.speed_mps, hold.keep_m, self.config))
+        return max(wanted, -EMERGENCY_MPS2)
+
     def _point_at(self, s: float) -> np.ndarray:
         """Point of the route; straight on beyond its end."""
         if s > self.s[-1]:
             return self.xy[-1] + (s - self.s[-1]) * _unit(float(self.yaw[-1]))
         return np.array([np.interp(s, self.s, self.xy[:, 0]), np.interp(s, self.s, self.xy[:, 1])])
-
-
-def _idm(
-    speed: float, desired: float, gap: float, lead_speed: float, keep_m: float, config: ExpertConfig
-) -> float:
-    """IDM's acceleration: a (1 - (v/v0)^4 - (s*/s)^2), s* = s0 + vT + v dv / (2 sqrt(ab)).
-
-    A standing hold (line, walker) needs no time headway.
-    """
-    headway = config.headway_s if lead_speed > 0.1 else 0.4
-    approach = (
-        speed * (speed - lead_speed) / (2.0 * math.sqrt(config.acceleration_mps2 * config.braking_mps2))
-    )
-    wanted_gap = keep_m + max(0.0, speed * headway + approach)
-    if gap <= keep_m * 0.5 and speed < 0.5:
-        return -_EMERGENCY_MPS2
-    return max(
-        -_EMERGENCY_MPS2,
-        config.acceleration_mps2 * (1.0 - (speed / desired) ** 4 - (wanted_gap / max(gap, 0.05)) ** 2),
-    )
 
 
 def _touch(

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import carla
 import numpy as np
+
+_STEP_M = 0.5
+_WALK_M = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +77,34 @@ class StopLine:
         actor_id: of the light or sign.
         route_s: distance along the route of the line, metres.
         is_light: traffic light, else stop sign.
+        entry_s: distance along the route of the edge of the junction behind the line, metres.
     """
 
     actor_id: int
     route_s: float
     is_light: bool
+    entry_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertScene:
-    """One tick of the world around the ego."""
+    """One tick of the world around the ego.
+
+    Attributes:
+        sim_s: simulated time.
+        ego: the car that is driven.
+        speed_limit_mps: in force for it.
+        others: vehicles and walkers around it, by actor id.
+        light_colours: of all lights, by actor id: CARLA's names of the states in small letters.
+        yellow_left_s: seconds until a light is red, by actor id, of those that are yellow.
+    """
 
     sim_s: float
     ego: Mover
     speed_limit_mps: float
     others: tuple[Mover, ...]
     light_colours: dict[int, str]
+    yellow_left_s: dict[int, float] = field(default_factory=dict)
 
 
 def read_scene(
@@ -109,6 +124,7 @@ def read_scene(
     here = ego.get_location()
     others = []
     lights: dict[int, str] = {}
+    yellow_left_s: dict[int, float] = {}
     for actor in world.get_actors():
         kind = actor.type_id
         if kind.startswith(("vehicle.", "walker.pedestrian")):
@@ -116,6 +132,8 @@ def read_scene(
                 others.append(_mover(actor, boxes))
         elif kind == "traffic.traffic_light":
             lights[actor.id] = str(actor.state).rsplit(".", 1)[-1].lower()
+            if actor.state == carla.TrafficLightState.Yellow:
+                yellow_left_s[actor.id] = actor.get_yellow_time() - actor.get_elapsed_time()
     limit_kmh = ego.get_speed_limit() or 30.0
     return ExpertScene(
         sim_s=snapshot.timestamp.elapsed_seconds,
@@ -123,6 +141,7 @@ def read_scene(
         speed_limit_mps=limit_kmh / 3.6,
         others=tuple(sorted(others, key=lambda m: m.actor_id)),
         light_colours=lights,
+        yellow_left_s=yellow_left_s,
     )
 
 
@@ -139,19 +158,42 @@ def find_stop_lines(
     """
     lines: list[StopLine] = []
     for actor in world.get_actors().filter("traffic.*"):
-        if actor.type_id == "traffic.traffic_light":
-            places = [(w.transform.location, w.transform.rotation.yaw) for w in actor.get_stop_waypoints()]
+        is_light = actor.type_id == "traffic.traffic_light"
+        if is_light:
+            waypoints = actor.get_stop_waypoints()
+            places = [
+                (w.transform.location, w.transform.rotation.yaw, _way_to_junction(w)) for w in waypoints
+            ]
         elif actor.type_id == "traffic.stop":
             centre = actor.get_transform().transform(actor.trigger_volume.location)
             waypoint = world.get_map().get_waypoint(centre)
             if waypoint is None:
                 continue
-            places = [(centre, waypoint.transform.rotation.yaw)]
+            places = [(centre, waypoint.transform.rotation.yaw, 0.0)]
         else:
             continue
-        found = [s for place, yaw in places for s in _on_route(place, yaw, route_xy, route_yaw_deg, route_s)]
-        lines += [StopLine(actor.id, s, actor.type_id == "traffic.traffic_light") for s in sorted(set(found))]
+        found = {
+            s: way_m
+            for place, yaw, way_m in places
+            for s in _on_route(place, yaw, route_xy, route_yaw_deg, route_s)
+        }
+        lines += [StopLine(actor.id, s, is_light, s + way_m) for s, way_m in found.items()]
     return tuple(sorted(lines, key=lambda line: line.route_s))
+
+
+def _way_to_junction(waypoint: carla.Waypoint) -> float:
+    """Metres from a stop waypoint to the last waypoint before the junction, found as the criterion finds it.
+
+    CARLA's stop waypoints are those under a light's trigger volume, some metres before that place.
+    """
+    way_m = 0.0
+    while way_m < _WALK_M:
+        following = waypoint.next(_STEP_M)
+        if not following or following[0].is_junction:
+            break
+        waypoint = following[0]
+        way_m += _STEP_M
+    return way_m
 
 
 def _on_route(

@@ -29,13 +29,17 @@ def mover(
 
 
 def scene(
-    ego: Mover, *others: Mover, lights: dict[int, str] | None = None, sim_s: float = 0.0
+    ego: Mover,
+    *others: Mover,
+    lights: dict[int, str] | None = None,
+    sim_s: float = 0.0,
+    yellow_left_s: dict[int, float] | None = None,
 ) -> ExpertScene:
-    return ExpertScene(sim_s, ego, 50 / 3.6, others, lights or {})
+    return ExpertScene(sim_s, ego, 50 / 3.6, others, lights or {}, yellow_left_s or {})
 
 
 def drive(
-    expert: Expert, start: Mover, seconds: float, others=(), lights=None
+    expert: Expert, start: Mover, seconds: float, others=(), lights=None, yellow_until_s=0.0, watch=None
 ) -> tuple[Mover, list[ExpertPlan]]:
     """Let the ego go where the plan says, a tick at a time; others keep their speed."""
     ego, plans = start, []
@@ -48,7 +52,9 @@ def drive(
             )
             for m in others
         ]  # fmt: skip
-        plan = expert.plan(scene(ego, *moved, lights=lights(sim_s) if lights else None, sim_s=sim_s))
+        colours = lights(sim_s) if lights else {}
+        left_s = {light: yellow_until_s - sim_s for light, colour in colours.items() if colour == "yellow"}
+        plan = expert.plan(scene(ego, *moved, lights=colours, sim_s=sim_s, yellow_left_s=left_s))
         plans.append(plan)
         # The plan's first half second says the acceleration and the turn of this tick.
         first = plan.waypoints_in_ego[0]
@@ -60,6 +66,8 @@ def drive(
         yaw = ego.yaw_deg + turn * 0.1
         direction = np.array([math.cos(math.radians(yaw)), math.sin(math.radians(yaw))])
         ego = mover(*(ego.position + speed * 0.05 * direction), speed, yaw)
+        if watch is not None:
+            watch(sim_s + 0.05, ego)
     return ego, plans
 
 
@@ -72,7 +80,7 @@ def test_free_road_is_driven_at_cruise_speed():
 
 
 def test_a_red_light_is_stopped_for_before_the_line_and_left_on_green():
-    expert = Expert(STRAIGHT, [StopLine(7, 80.0, True)])
+    expert = Expert(STRAIGHT, [StopLine(7, 80.0, True, 87.0)])
     ego, plans = drive(expert, mover(20, 0, 8.0), 15.0, lights=lambda _: {7: "red"})
     front = ego.position[0] + 2.45
     assert 78.0 < front < 80.0
@@ -84,15 +92,70 @@ def test_a_red_light_is_stopped_for_before_the_line_and_left_on_green():
 
 
 def test_a_late_yellow_is_driven_through():
-    expert = Expert(STRAIGHT, [StopLine(7, 80.0, True)])
-    late = expert.plan(scene(mover(72, 0, 9.0), lights={7: "yellow"}))
-    assert late.decision is Decision.CRUISE
-    early = Expert(STRAIGHT, [StopLine(7, 80.0, True)]).plan(scene(mover(50, 0, 8.0), lights={7: "yellow"}))
-    assert early.decision is Decision.STOP_LIGHT
+    line = StopLine(7, 80.0, True, 87.0)
+    late = scene(mover(72, 0, 9.0), lights={7: "yellow"}, yellow_left_s={7: 3.0})
+    assert Expert(STRAIGHT, [line]).plan(late).decision is Decision.CRUISE
+    early = scene(mover(50, 0, 8.0), lights={7: "yellow"}, yellow_left_s={7: 3.0})
+    assert Expert(STRAIGHT, [line]).plan(early).decision is Decision.STOP_LIGHT
+
+
+def test_a_yellow_that_would_be_red_before_the_junction_is_reached_is_braked_for():
+    # seed 3 of the default route: 3.1 m/s2 to the stop line, and 3 s do not take the rear to the junction
+    expert = Expert(STRAIGHT, [StopLine(7, 80.0, True, 87.0)])
+    ego, plans = drive(
+        expert,
+        mover(80.0 - 5.2 - 2.45, 0, 5.7),
+        8.0,
+        # the car ahead is as slow, so that there is no getting away either
+        others=[mover(91.5, 0, 5.0, actor_id=2)],
+        lights=lambda s: {7: "yellow" if s < 3.0 else "red"},
+        yellow_until_s=3.0,
+    )
+    assert plans[0].decision is Decision.STOP_LIGHT
+    assert ego.speed_mps < 0.05 and ego.position[0] + 2.45 < 87.0
+
+
+@pytest.mark.parametrize(("speed_mps", "slow_lead"), [(3.0, False), (5.5, True), (9.0, False)])
+def test_whatever_the_distance_at_which_yellow_comes_the_junction_is_not_entered_on_red(speed_mps, slow_lead):
+    for front_to_line_m in np.arange(-6.5, 18.0, 2.4):
+        crossed_s: list[float] = []
+
+        def watch(sim_s: float, ego: Mover, crossed_s: list[float] = crossed_s) -> None:
+            # the criterion's segment behind the car lies across the junction's edge
+            if ego.position[0] - 2.45 - 1.0 < 87.0 < ego.position[0] - 0.8 * 2.45:
+                crossed_s.append(sim_s)
+
+        drive(
+            Expert(STRAIGHT, [StopLine(7, 80.0, True, 87.0)]),
+            mover(80.0 - front_to_line_m - 2.45, 0, speed_mps),
+            6.0,
+            others=[mover(94.0 if slow_lead else 190.0, 0, 3.5, actor_id=2)],
+            lights=lambda s: {7: "yellow" if s < 3.0 else "red"},
+            yellow_until_s=3.0,
+            watch=watch,
+        )
+        assert not any(sim_s > 3.0 for sim_s in crossed_s), front_to_line_m
+
+
+def test_who_stands_past_the_stop_line_waits_there_until_it_is_green():
+    # 2.4 m past the place that CARLA calls a light's stop waypoint, 4.6 m before the junction
+    expert = Expert(STRAIGHT, [StopLine(7, 80.0, True, 87.0)])
+    ego, plans = drive(expert, mover(79.95, 0, 0.0), 3.0, lights=lambda _: {7: "red"})
+    assert {p.decision for p in plans} == {Decision.STOP_LIGHT} and plans[-1].light == "red"
+    assert ego.position[0] == pytest.approx(79.95, abs=0.01)
+    go = expert.plan(scene(ego, lights={7: "green"}, sim_s=99.0))
+    assert go.decision is Decision.CRUISE and go.light == "green" and go.waypoints_in_ego[-1, 0] > 4.0
+
+
+def test_who_is_in_the_junction_leaves_it():
+    plan = Expert(STRAIGHT, [StopLine(7, 80.0, True, 87.0)]).plan(
+        scene(mover(85.0, 0, 2.0), lights={7: "red"})
+    )
+    assert plan.decision is Decision.CRUISE and plan.light == "none"
 
 
 def test_a_stop_sign_is_served_once():
-    expert = Expert(STRAIGHT, [StopLine(3, 60.0, False)])
+    expert = Expert(STRAIGHT, [StopLine(3, 60.0, False, 60.0)])
     ego, plans = drive(expert, mover(20, 0, 8.0), 20.0)
     speeds = np.array([np.hypot(*p.waypoints_in_ego[0]) for p in plans])
     assert speeds.min() < 0.02

@@ -3,8 +3,11 @@
 import math
 
 import carla
+import numpy as np
 import pytest
 
+from tickdrive.agents.expert import Expert
+from tickdrive.agents.expert_scene import find_stop_lines, read_scene
 from tickdrive.leaderboard.carla_session import CarlaSession
 from tickdrive.leaderboard.criteria.base import EgoTick, EventKind, RouteLine, ScenarioSignal, SignalKind
 from tickdrive.leaderboard.criteria.collisions import CollisionSensor
@@ -114,6 +117,32 @@ def test_waiting_at_the_line_is_no_infraction(session, ego):
     slide(session, ego, path + [path[-1]] * 20, criterion)
     light.freeze(False)
     assert not criterion.events
+
+
+def test_the_expert_knows_the_edge_that_is_judged_and_how_long_yellow_lasts(session, ego):
+    light, waypoint = signal_approach(session)
+    path = lane_path(waypoint, 14.0, 20.0)
+    xy = np.array([(each.location.x, each.location.y) for each in path])
+    expert = Expert(xy, ())
+    line = next(
+        found
+        for found in find_stop_lines(session.world, expert.xy, expert.yaw, expert.s)
+        if found.actor_id == light.id
+    )
+    at = waypoint.transform.location
+    nearest = int(np.argmin(np.hypot(expert.xy[:, 0] - at.x, expert.xy[:, 1] - at.y)))
+    assert line.entry_s == pytest.approx(expert.s[nearest], abs=0.6)
+    assert line.route_s < line.entry_s - 1.0
+    light.set_state(carla.TrafficLightState.Yellow)
+    light.freeze(True)
+    session.tick()
+    left_s = read_scene(session.world, ego, {}).yellow_left_s[light.id]
+    light.freeze(False)
+    for _ in range(4):
+        session.tick()
+    later_s = read_scene(session.world, ego, {}).yellow_left_s[light.id]
+    assert left_s == pytest.approx(light.get_yellow_time(), abs=0.06)
+    assert later_s == pytest.approx(left_s - 0.2, abs=0.01)
 
 
 @pytest.mark.parametrize("stopping", [False, True])
