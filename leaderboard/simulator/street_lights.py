@@ -8,7 +8,6 @@ import numpy as np
 
 from tickdrive.leaderboard.simulator.interfaces import Weather
 from tickdrive.leaderboard.simulator.protocol import wire
-from tickdrive.leaderboard.simulator.protocol.wire import RequestError
 
 #: `carla.LightGroup.Street`
 _STREET = 2
@@ -70,22 +69,24 @@ class StreetLights:
     def update(self, states: Any) -> None:
         """Take `vector<LightState>` from a client.
 
+        Lamps that the town has not are passed over, as CARLA's `UCarlaLightSubsystem::SetLights` does: a
+        client sends what it switched at its next tick, which can be in another town.
+
         Raises:
-            RequestError: a lamp that the town has not, or a value of the wrong kind.
+            RequestError: a value of the wrong kind.
         """
-        count = len(self._positions)
         read = []
-        for state in wire.sequence(states, "lights", 0, max(count, 1) * 2):
+        for state in wire.sequence(states, "lights"):
             number, _, intensity, _, colour, active = wire.sequence(state, "light", 6, 6)
             index = wire.integer(number, "light.id") - 1
-            if not 0 <= index < count:
-                raise RequestError(f"There is no street lamp {index + 1}.", f"This town has 1 to {count}.")
             rgb = [
                 wire.integer(each, "light.color", 0, 255)
                 for each in wire.sequence(colour, "light.color", 3, 4)[:3]
             ]
             strength = max(0.0, min(_MOST_INTENSITY, wire.number(intensity, "light.intensity")))
-            read.append((index, strength, rgb, wire.boolean(active, "light.active")))
+            is_on = wire.boolean(active, "light.active")
+            if 0 <= index < len(self._positions):
+                read.append((index, strength, rgb, is_on))
         for index, strength, rgb, is_on in read:
             was_on = self._dark if self._switch[index] < 0.0 else self._switch[index] > 0.5
             if is_on != was_on:
