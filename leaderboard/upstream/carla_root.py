@@ -1,7 +1,8 @@
 """A folder that programs take for a CARLA installation: its `CarlaUE4.sh` starts the embedded simulator.
 
 `CarlaUE4.sh` takes CARLA's flags (`python -m tickdrive.leaderboard.upstream.carla_root`); `PythonAPI/carla`
-holds the `agents` that CARLA's does.
+holds the `agents` that CARLA's does; the towns' OpenDRIVE files lie where CARLA has them, for programs that
+read maps without a server (Bench2Drive's ability tool).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tickdrive.leaderboard.simulator.server import DEFAULT_PORT
-from tickdrive.leaderboard.simulator.towns.catalogue import town_files, town_names
+from tickdrive.leaderboard.simulator.towns.catalogue import shipped_files, town_files, town_names
+from tickdrive.leaderboard.upstream.checkout import OPEN_DRIVE
 from tickdrive.planner.errors import ConfigError
 
 WATCH_VARIABLE = "TICKDRIVE_WATCH_PID"
@@ -87,13 +89,20 @@ def make_carla_root(folder: Path, towns: Path | None = None, seed: int = 0) -> P
     script = folder / "CarlaUE4.sh"
     if script.exists() and _MARK not in script.read_text(errors="replace"):
         raise ConfigError(f"{script} is not tickdrive's: a CARLA is installed there.", "Name another folder.")
-    if towns is not None:
-        town_files(towns)
+    known = shipped_files() | (town_files(towns) if towns is not None else {})
+    files = {name: path.resolve() for name, path in known.items()}
     api = folder / "PythonAPI" / "carla"
     api.mkdir(parents=True, exist_ok=True)
     link = api / "agents"
     link.unlink(missing_ok=True)
     link.symlink_to(_AGENTS, target_is_directory=True)
+    maps = folder / OPEN_DRIVE
+    maps.mkdir(parents=True, exist_ok=True)
+    for old in maps.iterdir():
+        if old.is_symlink():
+            old.unlink()
+    for name, path in files.items():
+        (maps / f"{name}.xodr").symlink_to(path)
     command = [sys.executable, "-m", "tickdrive.leaderboard.upstream.carla_root", f"--seed={seed}"]
     if towns is not None:
         command.append(f"--towns={towns.resolve()}")

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from tickdrive.planner.errors import ConfigError, did_you_mean
 
+OPEN_DRIVE = "CarlaUE4/Content/Carla/Maps/OpenDrive"
+"""Where a CARLA installation has its towns' OpenDRIVE files."""
 _EVALUATOR = "leaderboard/leaderboard_evaluator.py"
 _STATISTICS = "leaderboard/utils/statistics_manager.py"
 _PROVIDER = "srunner/scenariomanager/carla_data_provider.py"
 _WEATHER_IDS = "leaderboard/data/weather.xml"
 _PIP = f"{sys.executable} -m pip install"
-_OPEN_DRIVE = "CarlaUE4/Content/Carla/Maps/OpenDrive"
 # import name -> distribution, as the leaderboards' and scenario_runner's requirements name them
 _PACKAGES = {
     "py_trees": "py-trees",
@@ -99,7 +100,7 @@ class Checkout:
     @property
     def towns(self) -> Path | None:
         """CARLA's own towns, where a CARLA was given that has them."""
-        folder = self.carla_root / _OPEN_DRIVE if self.carla_root else None
+        folder = self.carla_root / OPEN_DRIVE if self.carla_root else None
         return folder if folder is not None and folder.is_dir() else None
 
     def scenario_types(self) -> frozenset[str]:

@@ -66,6 +66,8 @@ def test_the_script_starts_the_simulator_which_ends_with_the_process_it_is_told_
     root = make_carla_root(tmp_path / "carla root", towns)
     assert make_carla_root(tmp_path / "carla root", towns) == root  # again: no complaint
     assert (root / "PythonAPI/carla/agents/navigation/basic_agent.py").is_file()
+    maps = root / "CarlaUE4/Content/Carla/Maps/OpenDrive"  # where Bench2Drive's ability tool reads them
+    assert (maps / "Mine.xodr").read_text() == (maps / "TickTown02.xodr").read_text()
     port = free_port_pair()
     watched = subprocess.Popen([shutil.which("sleep") or "sleep", "600"])
     server = subprocess.Popen(

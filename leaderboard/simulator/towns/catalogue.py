@@ -30,6 +30,11 @@ def read_town(name: str) -> str:
     return (resources.files(__package__) / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
 
 
+def shipped_files() -> dict[str, Path]:
+    """The shipped towns: name -> OpenDRIVE file."""
+    return {name: Path(__file__).with_name(f"{name}{_SUFFIX}") for name in town_names()}
+
+
 def is_shipped(name: str, xodr: str) -> bool:
     """Whether `xodr` is, to the letter, the shipped town of that name."""
     return name in town_names() and read_town(name) == xodr
