@@ -97,13 +97,14 @@ def run(options: SuiteOptions) -> None:
     if checkout.suite.starts_carla and options.carla_root is None:
         root = make_carla_root(folder / "carla", towns, options.settings.seed)
         checkout = open_checkout(options.suite, options.leaderboard_root, options.scenario_runner_root, root)
-    pending = {
-        drive: _length_m(route)
-        for drive in records.pending()
-        for route in routes
-        if route.name == drive.route
-    }
-    with SuiteProgress(console, len(drives), pending) as progress:
+    lengths_m = {route.name: _length_m(route) for route in routes}
+    pending = {drive: lengths_m[drive.route] for drive in records.pending()}
+    before = [
+        (lengths_m[drive.route], wall_s)
+        for drive in drives
+        if (record := records.of(drive)) and (wall_s := record["meta"]["duration_system"])
+    ]
+    with SuiteProgress(console, len(drives), pending, before) as progress:
         suite = SuiteRun(
             checkout,
             options.routes.resolve(),

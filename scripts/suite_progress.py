@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from tickdrive.leaderboard.upstream.records import Drive
 
+_STARTING = "evaluator and simulator are starting"  # with Bench2Drive that takes it half a minute
+
 
 class SuiteProgress:
     """A bar over the routes; every verdict is a line above it. Elsewhere than on a terminal: only the lines.
@@ -20,18 +22,27 @@ class SuiteProgress:
         console: where to.
         total: drives in all.
         pending: those without a verdict, with the length of each, m.
+        driven: length, m, and wall time, s, of those that an evaluation that is resumed has driven.
     """
 
-    def __init__(self, console: Console, total: int, pending: Mapping[Drive, float]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        pending: Mapping[Drive, float],
+        driven: Sequence[tuple[float, float]] = (),
+    ) -> None:
         self._console = console
         self._total = total
         self._pending = dict(pending)
-        self._driven_m = self._driven_s = 0.0
-        self._driven = 0
+        self._driven_m = sum((length_m for length_m, _ in driven), 0.0)
+        self._driven_s = sum((wall_s for _, wall_s in driven), 0.0)
+        self._driven = len(driven)
         self._began: tuple[Drive, float] | None = None
         columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[note]}"))
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._bar = self._progress.add_task("routes", total=total, completed=total - len(pending), note="")
+        done = total - len(pending)
+        self._bar = self._progress.add_task("routes", total=total, completed=done, note=_STARTING)
 
     def at(self, drive: Drive, sim_s: float) -> None:
         """A drive is under way."""
@@ -93,7 +104,7 @@ def time_left_s(
 
     Args:
         pending_m: lengths of the routes without a verdict.
-        driven_m: metres of route with one, since this run began; `driven_s` the wall time they took.
+        driven_m: metres of route with one; `driven_s` the wall time they took.
         driven_s: see there.
         under_way_s: how long the present route has been driven.
 

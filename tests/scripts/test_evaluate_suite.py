@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -12,13 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 from made_checkout import MadeCheckout, make_checkout, make_routes
+from rich.console import Console
 
 from tickdrive.leaderboard.upstream import checkout as checking
 from tickdrive.leaderboard.upstream.records import Drive
 from tickdrive.planner.errors import ConfigError, RouteError
 from tickdrive.scripts import evaluate_suite
 from tickdrive.scripts.evaluate_suite import SuiteOptions
-from tickdrive.scripts.suite_progress import time_left_s
+from tickdrive.scripts.suite_progress import SuiteProgress, time_left_s
 
 TOWN = "TickTown02"
 
@@ -130,6 +132,18 @@ def test_the_estimate_is_by_metre_driven_and_honest_about_not_knowing():
     assert time_left_s([100.0, 300.0], 200.0, 50.0, 0.0) == 100.0
     assert time_left_s([100.0], 200.0, 50.0, 10.0) == 15.0
     assert time_left_s([100.0], 200.0, 50.0, 99.0) == 0.0
+
+
+def test_a_resumed_evaluation_estimates_by_what_it_drove_before():
+    sink = io.StringIO()
+    first, second = (Drive(f"RouteScenario_{i}", 0) for i in range(2))
+    record = {"scores": {"score_composed": 5.6}, "meta": {"duration_game": 200.0}, "status": "Completed"}
+    with SuiteProgress(
+        Console(file=sink, width=200), 3, {first: 100.0, second: 300.0}, [(200.0, 60.0)]
+    ) as bar:
+        bar.done(first, record, 120.0)
+    assert "2 of 3  RouteScenario_0_rep0: 5.6, Completed" in sink.getvalue()
+    assert "about 3 min left (by 2 driven)" in sink.getvalue()
 
 
 def test_a_drive_is_named_as_upstream_names_it():
