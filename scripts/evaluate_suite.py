@@ -121,7 +121,8 @@ def run(options: SuiteOptions) -> None:
     latency = latency_of(driven, suite.save_folder)
     write_json(latency_path(records.path), latency)
     content = json.loads(records.path.read_text())
-    console.print(_table(content, latency))
+    if driven:
+        console.print(_table(content, latency))
     console.print(f"  {records.path}", markup=False, soft_wrap=True)
     write_json(
         options.json_file, {"schema": 1, "results": content["_checkpoint"]["records"], "global": content}
