@@ -127,6 +127,20 @@ def test_stopping_leaves_results_to_go_on_with_and_no_process(made, tmp_path, nu
     assert results["entry_status"] == "Finished"
 
 
+def test_stopped_before_the_first_verdict_there_is_no_table(made, tmp_path, monkeypatch, capsys):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate_suite.SuiteRun, "run", stop)
+    routes = make_routes(tmp_path / "routes.xml", ["1"], TOWN)
+    with pytest.raises(SystemExit) as caught:
+        evaluate_suite.run(options(made, routes, out=tmp_path / "out"))
+    assert caught.value.code == 130
+    said = capsys.readouterr()
+    assert "Evaluation:" not in said.out and str(tmp_path / "out/results.json") in said.out
+    assert "stopped; go on with --resume" in said.err
+
+
 def test_the_estimate_is_by_metre_driven_and_honest_about_not_knowing():
     assert time_left_s([100.0, 300.0], 0.0, 0.0, 5.0) is None
     assert time_left_s([100.0, 300.0], 200.0, 50.0, 0.0) == 100.0
