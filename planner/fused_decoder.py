@@ -5,7 +5,8 @@ attention, which the kernel applies: a pass over all folded values costs more. T
 kernels.
 
 A single plan's loop is one persistent kernel where the device allows (`tickdrive.planner.fused_loop`); the
-kernels here serve batches, INT8, fp32, other devices, and the history tokens' path.
+kernels here serve batches, INT8, fp32, other devices, and the history tokens' path of all steps but the
+first.
 
 With a second stream, what does not depend on each other runs side by side: the conditioning beside the
 encoder, the history tokens' path through the layers beside the first step's.
@@ -106,7 +107,7 @@ class Conditioning(NamedTuple):
         vector: (S, B, d).
         modulation: (S B, L, 9, d) AdaLN of all layers.
         fold: (L, S B, 4 d) fp32 feed-forward weights times the norm's scale.
-        bias: (L, S B, 4 d) likewise times its shift, plus the bias; of the same strides.
+        bias: (L, S B, 4 d) likewise times its shift, plus the bias.
     """
 
     vector: torch.Tensor
@@ -213,7 +214,13 @@ class FusedDecoder(TwofoldDecoder):
             return
         try:
             self.loop.load(build)
-        except (RuntimeError, AttributeError, ImportError) as error:
+        except (
+            RuntimeError,
+            AttributeError,
+            ImportError,
+            TypeError,
+            ValueError,
+        ) as error:
             self.loop = None
             log.warning(
                 "planner engine 'fused' runs its loop kernel by kernel, a millisecond slower: the persistent "
@@ -372,7 +379,7 @@ class FusedDecoder(TwofoldDecoder):
     def history_states(
         self, given: Conditioning, folded: Folded, beginning: Beginning, launch: Launch, first: int = 0
     ) -> torch.Tensor:
-        """The head's state (S, B, d), fp32, after the history tokens; see `FoldedDecoder.history_state`.
+        """The head's state (S - first, B, d), fp32, after the history; see `FoldedDecoder.history_state`.
 
         Args:
             given: see there.

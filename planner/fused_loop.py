@@ -1,8 +1,8 @@
 """One plan's denoising loop in one persistent CUDA kernel (`loop_kernel.cu`), compiled here.
 
-Its programs wait for each other and keep two layers' weights in shared memory: it is made for a batch of one,
-for types of 16 bits and for devices with more than 200 KB of shared memory and a multiprocessor for each
-program (Hopper and later). Elsewhere the loop runs on the Triton kernels, a launch for each phase.
+Its programs wait for each other and keep a layer's weights in shared memory, the next one's coming in as they
+are used: it is made for a batch of one, for types of 16 bits and for Hopper, whose clusters it needs; later
+devices were not tried. Elsewhere the loop runs on the Triton kernels, a launch for each phase.
 
 All programs of a launch must come to run. The driver is asked whether they fit; but two plans at once on one
 device, from two threads of a process, could keep each other from it for ever. An engine plans one at a time.
@@ -37,7 +37,7 @@ _THREADS = 384
 _COUNTS = 4 * 32
 """Integers for a launch's counts of programs that have arrived: a line of memory for each group."""
 _LAUNCHES = 3
-"""Of a plan: the first step's history, the first step, and all others."""
+"""Of a plan, at most: the first step's history; that step and the next one's layers; all the rest."""
 _CLUSTERS = (4, 2)
 """Sizes to choose from, the best first: programs that share the attention."""
 _MAX_TOKENS = 8
@@ -209,7 +209,8 @@ class PersistentLoop:
         """
         launch = _LaunchConfig(self._programs, 1, 1, _THREADS, 1, 1, self._shared_bytes, None, None, 0)
         count, needed = ctypes.c_int(), self._programs // self._cluster
-        query = driver._get_gpu_runtime_library().cuOccupancyMaxActiveClusters
+        library = getattr(driver, "_get_gpu_runtime_library", None) or driver._get_cuda_library
+        query = library().cuOccupancyMaxActiveClusters
         status = query(ctypes.byref(count), kernel.func, ctypes.byref(launch))
         if status == 0 and count.value < needed:
             raise RuntimeError(f"this device runs {count.value} of its {needed} clusters at once")
@@ -336,10 +337,10 @@ def why_not(config: PolicyConfig, dtype: torch.dtype, device: torch.device) -> s
     if not any(_divides(config, size) for size in _CLUSTERS):
         return "not for this number of heads at this width"
     properties: Any = torch.cuda.get_device_properties(device)  # its stub lacks some
-    if properties.major < 9 or properties.multi_processor_count < width // _COLUMNS:
+    if properties.major != 9 or properties.multi_processor_count < width // _COLUMNS:
         return f"for compute capability 9 and {width // _COLUMNS} multiprocessors"
     if properties.shared_memory_per_block_optin < _shared_bytes(config):
-        return "too wide for this device's shared memory"
+        return "too wide, or of too many tokens, for this device's shared memory"
     return None
 
 
@@ -361,7 +362,7 @@ def owned(programs: int, cluster: int) -> torch.Tensor:
 
 
 def lines_in_order(weight: torch.Tensor, own: int = 32) -> torch.Tensor:
-    """Weights as `multiply_lines` of the kernel reads them.
+    """Weights as `Lines::load` of the kernel reads them.
 
     Args:
         weight: (L, N, D), N a multiple of `own`.

@@ -3,7 +3,7 @@
 //
 // A program owns 8 of the D columns. Programs come in clusters of C, which write into each other's shared memory: a cluster
 // computes all of the attention for itself, each of its programs some heads' scores and a slice of the columns behind them. So
-// all programs wait for all others twice a layer, and once more in a step's head:
+// all programs wait for all others once a layer, for a C-th of them once more, and for all again in a step's head:
 //
 //   rate, attend, up  in a cluster: softmax of the own heads' scores; the own slice of the residual with the attended values;
 //                     32 columns of the feed-forward's hidden layer

@@ -229,6 +229,7 @@ __device__ __forceinline__ void attend(Shared &s, const Arguments &a, const Self
             multiply(sums[b][1], low[0], 0, low[1], 0, values[two][b][0], values[two][b][1]);
         }
     }
+    __syncwarp();
     if (me.lane == 0) done(&s.values_empty);
     float total = 0.f, squares = 0.f;
     unsigned short *row = s.narrow + me.g * WIDE_ROW + me.rank * SLICE;
