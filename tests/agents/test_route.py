@@ -76,13 +76,46 @@ def test_a_road_that_comes_back_close_by_does_not_pop():
 def test_a_missed_point_goes_with_the_one_reached_after_it():
     tracker = RouteTracker(*plans([(0, 0, 0.0, 4), (50, 60, 90.0, 1), (100, 0, 0.0, 4), (200, 0, 0.0, 4)]))
     tracker.step(ego(100.0, 0.5))
-    assert tracker.next_index == 3
+    assert tracker.way[tracker.next_index] is tracker.points[3]
+
+
+def test_the_way_follows_a_bend_between_points_far_apart():
+    """A quarter of a circle of 80 m: the chord is 23 m off the road in the middle."""
+    radius = 80.0
+    tracker = RouteTracker(*plans([(0, 0, 0.0, 4), (radius, radius, 90.0, 4), (radius, 300.0, 90.0, 4)]))
+    between = tracker.way[1:-2]
+    assert len(tracker.points) == 3 and len(between) == 2
+    for point in between:
+        assert math.hypot(point.x, point.y - radius) == pytest.approx(radius, abs=3.0)
+        assert point.command == Command.LANE_FOLLOW
+        around = math.degrees(math.atan2(point.x, radius - point.y))
+        assert point.yaw_deg == pytest.approx(around, abs=5.0)
+    guidance = tracker.step(ego(0.0, 0.0))
+    assert np.hypot(*guidance.target.position_in_ego) < 60.0
+    for deg in range(0, 90, 2):  # along the circle every point is passed in turn
+        angle = math.radians(deg)
+        tracker.step(ego(radius * math.sin(angle), radius - radius * math.cos(angle), float(deg)))
+    assert tracker.way[tracker.next_index] is tracker.points[1]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        (190, 10, 0.0, 4),  # hardly a bend
+        (50, 20, 45.0, 4),  # near
+        (100, 100, 180.0, 4),  # all is possible
+    ],
+)
+def test_nothing_is_put_in_where_the_way_does_not_tell(second):
+    tracker = RouteTracker(*plans([(0, 0, 0.0, 4), second]))
+    assert tracker.way == tracker.points
 
 
 def test_plan_forms_and_errors():
     gps, world = plans()
     locations = [(entry[0].location, entry[1]) for entry in world]
     tracker = RouteTracker(gps, locations)  # no rotations: headings from the points
+    assert tracker.way == tracker.points
     assert tracker.points[0].yaw_deg == pytest.approx(0.0)
     assert tracker.points[3].yaw_deg == pytest.approx(90.0)
     void = RouteTracker(gps, [(entry[0], RoadOption.VOID) for entry in world])
