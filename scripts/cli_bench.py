@@ -9,6 +9,11 @@ import typer
 
 from tickdrive.scripts.cli_options import JsonOption, TownsOption
 
+_LeaderboardRoot = Annotated[Path | None, typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.")]
+_ScenarioRunnerRoot = Annotated[
+    Path | None, typer.Option(envvar="SCENARIO_RUNNER_ROOT", help="The scenario_runner's checkout.")
+]
+
 bench = typer.Typer(help="Measure speed and memory: benchmarks, never tests.", no_args_is_help=True)
 
 
@@ -91,12 +96,8 @@ def bench_scenarios(
         str | None,
         typer.Option(help="leaderboard-2.0, leaderboard-2.1 or bench2drive. Default: our own evaluator."),
     ] = None,
-    leaderboard_root: Annotated[
-        Path | None, typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.")
-    ] = None,
-    scenario_runner_root: Annotated[
-        Path | None, typer.Option(envvar="SCENARIO_RUNNER_ROOT", help="The scenario_runner's checkout.")
-    ] = None,
+    leaderboard_root: _LeaderboardRoot = None,
+    scenario_runner_root: _ScenarioRunnerRoot = None,
     towns: TownsOption = None,
     types: Annotated[str, typer.Option(help="Only these scenario types, by comma.")] = "",
     agent: Annotated[str, typer.Option(help="Who drives under our own evaluator.")] = "diffusion",
@@ -129,12 +130,8 @@ def bench_scenarios(
 @bench.command("criteria")
 def bench_criteria(
     suite: Annotated[str, typer.Option(help="leaderboard-2.0, leaderboard-2.1 or bench2drive.")],
-    leaderboard_root: Annotated[
-        Path | None, typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.")
-    ] = None,
-    scenario_runner_root: Annotated[
-        Path | None, typer.Option(envvar="SCENARIO_RUNNER_ROOT", help="The scenario_runner's checkout.")
-    ] = None,
+    leaderboard_root: _LeaderboardRoot = None,
+    scenario_runner_root: _ScenarioRunnerRoot = None,
     towns: TownsOption = None,
     misdeeds: Annotated[str, typer.Option(help="Only these, by comma. Default: all.")] = "",
     times: Annotated[int, typer.Option(help="How often each.", min=1)] = 2,
