@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tickdrive.agents.config import ControlConfig
+from tickdrive.agents.curves import hermite
 from tickdrive.planner.errors import PlannerError
 
 
@@ -171,11 +172,8 @@ def _smooth(path: np.ndarray, pieces: int = 4) -> np.ndarray:
     tangent[0] = 1.5 * (path[1] - path[0]) - 0.5 * tangent[1]
     tangent[-1] = 1.5 * (path[-1] - path[-2]) - 0.5 * tangent[-2]
     u = (np.arange(pieces) / pieces)[:, None]
-    h00, h10 = 2 * u**3 - 3 * u**2 + 1, u**3 - 2 * u**2 + u
-    h01, h11 = 3 * u**2 - 2 * u**3, u**3 - u**2
-    p0, p1, m0, m1 = path[:-1, None], path[1:, None], tangent[:-1, None], tangent[1:, None]
-    curve = (h00 * p0 + h10 * m0 + h01 * p1 + h11 * m1).reshape(-1, 2)
-    return np.vstack([curve, path[-1:]])
+    curve = hermite(path[:-1, None], path[1:, None], tangent[:-1, None], tangent[1:, None], u)
+    return np.vstack([curve.reshape(-1, 2), path[-1:]])
 
 
 def _point_at(path: np.ndarray, arc: np.ndarray, length_m: float) -> np.ndarray:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import carla
 import numpy as np
 
-_STEP_M = 0.5
+from tickdrive.leaderboard.criteria.lights import before_junction
+
 _WALK_M = 30.0
 
 
@@ -161,8 +162,10 @@ def find_stop_lines(
         is_light = actor.type_id == "traffic.traffic_light"
         if is_light:
             waypoints = actor.get_stop_waypoints()
+            # stop waypoints lie under the light's trigger volume, some metres before the junction
             places = [
-                (w.transform.location, w.transform.rotation.yaw, _way_to_junction(w)) for w in waypoints
+                (w.transform.location, w.transform.rotation.yaw, before_junction(w, _WALK_M)[1])
+                for w in waypoints
             ]
         elif actor.type_id == "traffic.stop":
             centre = actor.get_transform().transform(actor.trigger_volume.location)
@@ -179,21 +182,6 @@ def find_stop_lines(
         }
         lines += [StopLine(actor.id, s, is_light, s + way_m) for s, way_m in found.items()]
     return tuple(sorted(lines, key=lambda line: line.route_s))
-
-
-def _way_to_junction(waypoint: carla.Waypoint) -> float:
-    """Metres from a stop waypoint to the last waypoint before the junction, found as the criterion finds it.
-
-    CARLA's stop waypoints are those under a light's trigger volume, some metres before that place.
-    """
-    way_m = 0.0
-    while way_m < _WALK_M:
-        following = waypoint.next(_STEP_M)
-        if not following or following[0].is_junction:
-            break
-        waypoint = following[0]
-        way_m += _STEP_M
-    return way_m
 
 
 def _on_route(

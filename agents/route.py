@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tickdrive.agents.curves import hermite
 from tickdrive.agents.types import Command, EgoState, RouteGuidance, TargetPoint
 from tickdrive.leaderboard.simulator.geometry import wrap_deg
 from tickdrive.planner.errors import RouteError
@@ -217,8 +218,7 @@ def _on_curve(a: WayPoint, b: WayPoint, t: float) -> WayPoint:
     ends = np.array([[a.x, a.y], [b.x, b.y]])
     yaws = np.radians([a.yaw_deg, b.yaw_deg])
     tangents = np.stack([np.cos(yaws), np.sin(yaws)], axis=1) * _CURVE_PULL * np.hypot(*(ends[1] - ends[0]))
-    place = np.array([2 * t**3 - 3 * t**2 + 1, 3 * t**2 - 2 * t**3]) @ ends
-    place += np.array([t**3 - 2 * t**2 + t, t**3 - t**2]) @ tangents
+    place = hermite(ends[0], ends[1], tangents[0], tangents[1], t)
     way = np.array([6 * t**2 - 6 * t, 6 * t - 6 * t**2]) @ ends
     way += np.array([3 * t**2 - 4 * t + 1, 3 * t**2 - 2 * t]) @ tangents
     yaw_deg = math.degrees(math.atan2(way[1], way[0]))

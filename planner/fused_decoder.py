@@ -214,13 +214,7 @@ class FusedDecoder(TwofoldDecoder):
             return
         try:
             self.loop.load(build)
-        except (
-            RuntimeError,
-            AttributeError,
-            ImportError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (RuntimeError, AttributeError, ImportError, TypeError, ValueError) as error:
             self.loop = None
             log.warning(
                 "planner engine 'fused' runs its loop kernel by kernel, a millisecond slower: the persistent "
@@ -372,8 +366,9 @@ class FusedDecoder(TwofoldDecoder):
         trajectory = noise.reshape(-1, 2).clone()
         tokens = self._advance(None, None, trajectory, None, launch)[1]
         arrived = torch.zeros(steps + 1, steps * batch, dtype=torch.int32, device=noise.device)
-        whole = self.loop is not None and self.loop.loaded and batch == 1
-        memory = self.loop.memory(horizon, steps) if self.loop is not None and whole else None
+        memory = None
+        if self.loop is not None and self.loop.loaded and batch == 1:
+            memory = self.loop.memory(horizon, steps)
         return Beginning(history, starts, trajectory, tokens, arrived, memory)
 
     def history_states(

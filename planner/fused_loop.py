@@ -315,10 +315,10 @@ class LoopRun:
         """What is left of the steps.
 
         Args:
-            states: (S - 1, D) fp32 of the head's GRU after the history tokens, of all steps but the first.
+            states: (S - 1, D) fp32 of the head's GRU after the history, of all steps but the first, which is
+                not the only one.
         """
-        if self._begun < self._steps * self._items:
-            self._launch(range(self._begun, self._steps * self._items), states, 1)
+        self._launch(range(self._begun, self._steps * self._items), states, 1)
 
 
 def why_not(config: PolicyConfig, dtype: torch.dtype, device: torch.device) -> str | None:

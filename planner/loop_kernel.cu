@@ -138,14 +138,14 @@ loop_kernel(const float *first, float *x, void *hidden, float *states, float *tr
             item.hidden = (unsigned short *)a.hidden + (size_t)(item.step * L + item.layer) * T * 4 * D;
             if (item.layer < L) {
                 rate(s, a, me, item, steps, all);
-                attend(s, a, me, item);
-                up(s, a, me, item);
+                attend(s, me, item);
+                up(s, me, item);
                 all.arrive();
-                down(s, a, me, item, all);
+                down(s, me, item, all);
                 all.arrive();
                 layers++;
             } else {
-                project(s, a, me, item, all);
+                project(s, me, item, all);
                 float state = 0.f;
                 const int tokens = recurring ? recurring : T;
                 for (int token = 0; token < tokens; token++)

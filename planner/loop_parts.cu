@@ -179,7 +179,7 @@ template <int ALL, int COUNT> struct Lines {
         }
     }
 
-    __device__ __forceinline__ void multiply(const uint4 *tokens, int warp) {
+    __device__ __forceinline__ void multiply(const uint4 *tokens) {
 #pragma unroll
         for (int tile = 0; tile < COUNT; tile++)
 #pragma unroll

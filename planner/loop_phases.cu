@@ -190,7 +190,7 @@ __device__ __forceinline__ void rate(Shared &s, const Arguments &a, const Self &
 }
 
 // The own slice of the residual behind the attention, to the cluster.
-__device__ __forceinline__ void attend(Shared &s, const Arguments &a, const Self &me, const Item &i) {
+__device__ __forceinline__ void attend(Shared &s, const Self &me, const Item &i) {
     const int first = me.warp * BLOCKS;
     float2 residual[BLOCKS];
 #pragma unroll
@@ -266,7 +266,7 @@ __device__ __forceinline__ void attend(Shared &s, const Arguments &a, const Self
     }
 }
 
-__device__ __forceinline__ void up(Shared &s, const Arguments &a, const Self &me, const Item &i) {
+__device__ __forceinline__ void up(Shared &s, const Self &me, const Item &i) {
     constexpr int COUNT = (PAIRS + WARPS - 1) / WARPS;
     const int line = me.program * 32 + me.lane;
     await_turn(&s.up_ready, i.turn);
@@ -281,7 +281,7 @@ __device__ __forceinline__ void up(Shared &s, const Arguments &a, const Self &me
         for (int c = 0; c < COUNT; c++)
             if (PAIRS % WARPS == 0 || me.warp + WARPS * c < PAIRS) tokens[c] = *(const uint4 *)(from + c * WARPS * 32);
     }
-    lines.multiply(tokens, me.warp);
+    lines.multiply(tokens);
     if (me.lane == 0) done(&s.up_empty);
     lines.write(s.partial, me.warp, me.lane);
     float2 of = make_float2(0.f, 0.f);
@@ -300,7 +300,7 @@ __device__ __forceinline__ void up(Shared &s, const Arguments &a, const Self &me
 }
 
 // The cluster's columns over a part of the inner axis; the parts of each program's own ones come together there.
-__device__ __forceinline__ void down(Shared &s, const Arguments &a, const Self &me, const Item &i, const Crowd &all) {
+__device__ __forceinline__ void down(Shared &s, const Self &me, const Item &i, const Crowd &all) {
     constexpr int INNER = 4 * PAIRS / C, COUNT = (INNER + WARPS - 1) / WARPS;
     await_turn(&s.down_ready, i.turn);
     const float gate = wide2(s.down_gate[me.g]).x, bias = wide2(s.down_bias[i.layer * 8 + me.g]).x;
@@ -313,7 +313,7 @@ __device__ __forceinline__ void down(Shared &s, const Arguments &a, const Self &
         const unsigned short *from = i.hidden + me.g * 4 * D + me.rank * INNER * 32;
         hear<COUNT, INNER % WARPS == 0>(from + me.warp * 32 + me.q * 8, WARPS * 64, from + INNER * 32, tokens);
     }
-    lines.multiply(tokens, me.warp);
+    lines.multiply(tokens);
     if (me.lane == 0) done(&s.down_empty);
     lines.write(s.partial, me.warp, me.lane);
     sync();
@@ -330,7 +330,7 @@ __device__ __forceinline__ void down(Shared &s, const Arguments &a, const Self &
 }
 
 // All normed tokens against the own units' input weights.
-__device__ __forceinline__ void project(Shared &s, const Arguments &a, const Self &me, const Item &i, const Crowd &all) {
+__device__ __forceinline__ void project(Shared &s, const Self &me, const Item &i, const Crowd &all) {
     constexpr int COUNT = (PAIRS + WARPS - 1) / WARPS;
     await_turn(&s.up_ready, i.turn);
     Lines<PAIRS, 2> lines;
@@ -358,7 +358,7 @@ __device__ __forceinline__ void project(Shared &s, const Arguments &a, const Sel
         const int pair = me.warp + WARPS * c;
         if ((PAIRS % WARPS == 0 || pair < PAIRS) && me.g < T) tokens[c] = *(const uint4 *)(s.query + me.g * WIDE_ROW + pair * 32 + me.q * 8);
     }
-    lines.multiply(tokens, me.warp);
+    lines.multiply(tokens);
     if (me.lane == 0) done(&s.up_empty);
     lines.write(s.partial, me.warp, me.lane);
     sync();
@@ -388,7 +388,7 @@ __device__ __forceinline__ void recur(Shared &s, const Arguments &a, const Self 
         }
     }
     if (token == 0 && me.warp == 0 && me.lane < 8) state = before[unit];
-    lines.multiply(tokens, me.warp);
+    lines.multiply(tokens);
     float *partial = s.gru_partial[token & 1];
     if (me.q == 0)
 #pragma unroll

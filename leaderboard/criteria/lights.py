@@ -10,6 +10,8 @@ import carla
 
 from tickdrive.leaderboard.criteria.base import Criterion, EgoTick, Event, EventKind, describe
 
+_STEP_M = 0.5
+
 
 @dataclass(frozen=True)
 class StopLine:
@@ -76,6 +78,23 @@ class RedLight(Criterion):
         self._last_id = light.id
 
 
+def before_junction(waypoint: carla.Waypoint, within_m: float = math.inf) -> tuple[carla.Waypoint, float]:
+    """The last waypoint of a lane before its junction, in steps of half a metre, and the metres to it.
+
+    Args:
+        waypoint: where to begin; in a junction it is the last one itself.
+        within_m: how far to go at most.
+    """
+    way_m = 0.0
+    while not waypoint.is_junction and way_m < within_m:
+        following = waypoint.next(_STEP_M)
+        if not following or following[0].is_junction:
+            break
+        waypoint = following[0]
+        way_m += _STEP_M
+    return waypoint, way_m
+
+
 def watch_light(world_map: carla.Map, light: carla.TrafficLight) -> WatchedLight:
     """Find the lanes under a light's trigger volume and follow them to the junction."""
     base = light.get_transform()
@@ -91,12 +110,8 @@ def watch_light(world_map: carla.Map, light: carla.TrafficLight) -> WatchedLight
             lanes.append(waypoint)
         across_m += 1.0
     lines = []
-    for waypoint in lanes:
-        while not waypoint.is_junction:
-            following = waypoint.next(0.5)
-            if not following or following[0].is_junction:
-                break
-            waypoint = following[0]
+    for lane in lanes:
+        waypoint, _ = before_junction(lane)
         at, yaw = waypoint.transform.location, waypoint.transform.rotation.yaw
         reach = 0.6 * waypoint.lane_width
         forward = waypoint.transform.get_forward_vector()
