@@ -37,7 +37,7 @@ class StreetLights:
         self._positions = positions
         self._colours = np.tile(np.array(_DEFAULT_COLOUR, np.uint8), (len(positions), 1))
         self._intensity = np.full(len(positions), DEFAULT_INTENSITY)
-        self._switch = np.full(len(positions), _BY_THE_SUN)
+        self._switch: np.ndarray = np.full(len(positions), _BY_THE_SUN)
         self._cycle = True
         self._dark = False
         self.changed = False

@@ -66,9 +66,9 @@ class PhysicsEngine:
     def __init__(self, ground: Ground, layout: Sequence[SolidBox]) -> None:
         self._ground = ground
         self._solids = SolidGrid(tuple(layout))
-        self._bodies = np.zeros(0, bd.BODY)
+        self._bodies: np.ndarray = np.zeros(0, bd.BODY)
         self._index: Mapping[int, int] = {}
-        self._heights = np.zeros((0, 4))
+        self._heights: np.ndarray = np.zeros((0, 4))
         self._contacts = np.zeros((1024, 2), np.int64)
         self._sums = np.zeros((1024, 2))
         self._reindex()

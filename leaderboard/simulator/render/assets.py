@@ -83,7 +83,7 @@ class ModelLibrary:
         self.radius: dict[ModelKey, float] = {}
         self.handle: dict[ModelKey, int] = {}
         self.vertices = np.zeros((0, 3), np.float32)
-        self.faces = np.zeros((0, 3), np.int32)
+        self.faces: np.ndarray = np.zeros((0, 3), np.int32)
         self.slots = np.zeros(0, np.int32)
         self.face_normals = np.zeros((0, 3), np.float32)
         self.vertex_normals = np.zeros((0, 3), np.float32)

@@ -179,7 +179,7 @@ def _local(g: Geometry, ds: FloatArray) -> tuple[FloatArray, FloatArray, FloatAr
         fraction = np.linspace(0.0, 1.0, 65)
         along = ds[:, None] * fraction
         angle = along * (k0 + 0.5 * rate * along)
-        weight = np.ones(65)
+        weight: np.ndarray = np.ones(65)
         weight[1:-1:2], weight[2:-1:2] = 4.0, 2.0
         weight = weight / (3.0 * 64.0)
         return ds * (np.cos(angle) @ weight), ds * (np.sin(angle) @ weight), ds * (k0 + 0.5 * rate * ds)
