@@ -165,17 +165,17 @@ def quantise_products(model: bytes) -> bytes:
     """
     try:
         import onnx
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+        from onnxruntime.quantization.matmul_nbits_quantizer import (
+            DefaultWeightOnlyQuantConfig,
+            MatMulNBitsQuantizer,
+        )
     except ModuleNotFoundError as error:
         raise PlannerError(
             f"INT8 needs {error.name}, which is not installed.", "pip install 'tickdrive[cpu-int8]'."
         ) from error
-    quantiser = MatMulNBitsQuantizer(
-        onnx.load_from_string(model),
-        bits=8,
-        block_size=_BLOCK,
-        is_symmetric=True,
-        accuracy_level=_INT8_ACTIVATIONS,
+    form = DefaultWeightOnlyQuantConfig(
+        block_size=_BLOCK, is_symmetric=True, accuracy_level=_INT8_ACTIVATIONS, bits=8
     )
+    quantiser = MatMulNBitsQuantizer(onnx.load_from_string(model), algo_config=form)
     quantiser.process()
     return quantiser.model.model.SerializeToString()
