@@ -25,7 +25,7 @@ from tickdrive.leaderboard.upstream.second_judge import JudgeSpec
 from tickdrive.leaderboard.upstream.suite_run import SuiteRun, SuiteSettings, UpstreamAgent
 from tickdrive.planner.errors import ConfigError, ServerError, did_you_mean
 from tickdrive.scripts.bench_scenarios import embedded_simulator, town_maps
-from tickdrive.scripts.evaluate_suite import in_known_towns
+from tickdrive.scripts.known_towns import in_known_towns
 from tickdrive.scripts.output import console, results_json, show_rows, write_json
 from tickdrive.scripts.paths import new_run_folder
 from tickdrive.scripts.suite_progress import SuiteProgress

@@ -92,6 +92,7 @@ def drive(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     routes_file: Annotated[
         Path | None,
         typer.Argument(metavar="ROUTES", help="Route file (leaderboard 2.x, Bench2Drive or 1.0 XML)."),
@@ -146,7 +147,6 @@ def evaluate(
         typer.Option(
             "--skip-unknown-towns",
             help="Leave out routes in towns that the embedded simulator has not.",
-            rich_help_panel=_UPSTREAM,
         ),
     ] = False,
     track: Annotated[
@@ -181,6 +181,7 @@ def evaluate(
         raise ConfigError("The route file is to be given once.", "Give it as the argument, or with --routes.")
     routes = routes_file or routes
     assert routes is not None
+    _refuse_without_effect(context, suite is not None)
     if suite is not None:
         from tickdrive.leaderboard.upstream.suite_run import SuiteSettings
         from tickdrive.scripts import evaluate_suite
@@ -223,6 +224,7 @@ def evaluate(
             repetitions=repetitions,
             carla=carla,
             towns=towns,
+            skip_unknown_towns=skip_unknown_towns,
             out=out,
             resume=resume,
             frames=frames,
@@ -231,6 +233,30 @@ def evaluate(
             json_file=json_file,
         )
     )
+
+
+def _refuse_without_effect(context: typer.Context, upstream: bool) -> None:
+    """Options of `evaluate` that the chosen evaluator knows nothing of; variables may stand there for others.
+
+    Raises:
+        ConfigError: names them.
+    """
+    foreign = ("rules", "frames") if upstream else ("leaderboard_root", "scenario_runner_root", "carla_root")
+    foreign += () if upstream else ("track", "timeout")
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in foreign
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        what = (
+            "no effect with --suite: it is upstream's evaluator"
+            if upstream
+            else "an effect with --suite only"
+        )
+        raise ConfigError(
+            f"{', '.join(given)} {'have' if len(given) > 1 else 'has'} {what}.", "Leave it out."
+        )
 
 
 @app.command()

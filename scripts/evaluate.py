@@ -26,6 +26,7 @@ from tickdrive.planner.errors import ConfigError
 from tickdrive.planner.files import write_atomically
 from tickdrive.scripts.agent_choice import AGENT_CONFIG_FILE, agent_config_text, choose_agent
 from tickdrive.scripts.drive import split_settings
+from tickdrive.scripts.known_towns import in_known_towns
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import configs_folder, new_run_folder
 from tickdrive.scripts.stopping import terminated_as_interrupted
@@ -49,6 +50,7 @@ class EvaluateOptions:
     repetitions: int = 1
     carla: str | None = None
     towns: Path | None = None
+    skip_unknown_towns: bool = False
     out: Path | None = None
     resume: bool = False
     frames: bool = False
@@ -77,6 +79,8 @@ def run(options: EvaluateOptions) -> None:
         ],
     )
     routes = read_routes(options.routes, options.subset)
+    if options.carla is None:  # what towns another server has is not known
+        routes = in_known_towns(routes, options.towns, options.skip_unknown_towns)
     folder = options.out or new_run_folder(options.routes.stem)
     folder.mkdir(parents=True, exist_ok=True)
     before = agent_config_text(folder) if options.resume else None

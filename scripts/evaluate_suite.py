@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from rich.table import Table
 
 from tickdrive.leaderboard.carla_session import parse_address
 from tickdrive.leaderboard.routes import Route, read_routes
-from tickdrive.leaderboard.simulator.towns.catalogue import town_files, town_names
 from tickdrive.leaderboard.upstream.carla_root import make_carla_root
 from tickdrive.leaderboard.upstream.checkout import Checkout, open_checkout, unknown_scenarios
 from tickdrive.leaderboard.upstream.latency_file import latency_of, latency_path
@@ -26,13 +24,13 @@ from tickdrive.leaderboard.upstream.suite_run import SuiteRun, SuiteSettings, Up
 from tickdrive.planner.errors import ConfigError, DataError, RouteError
 from tickdrive.planner.files import write_atomically
 from tickdrive.scripts.agent_choice import choose_upstream_agent
+from tickdrive.scripts.known_towns import in_known_towns
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import new_run_folder
 from tickdrive.scripts.stopping import terminated_as_interrupted
 from tickdrive.scripts.suite_progress import SuiteProgress
 
 _MANIFEST = "suite.json"
-_LARGE_TOWNS = ("Town11", "Town12", "Town13", "Town15")
 
 
 @dataclass(frozen=True)
@@ -158,45 +156,13 @@ def _check_scenarios(routes: Sequence[Route], checkout: Checkout) -> None:
         )
 
 
-def in_known_towns(routes: Sequence[Route], towns: Path | None, skip: bool) -> tuple[Route, ...]:
-    """The routes, as far as the embedded simulator has their towns.
-
-    Args:
-        routes: all.
-        towns: folder of further towns.
-        skip: whether the others are left out, which is said.
-
-    Raises:
-        RouteError: there are others, and they are not to be left out; or nothing would be left.
-    """
-    known = {*town_names(), *(town_files(towns) if towns else ())}
-    unknown = [route for route in routes if route.town not in known]
-    rest = tuple(route for route in routes if route.town in known)
-    if unknown and skip and rest:
-        left_out = Counter(route.town for route in unknown)
-        listed = ", ".join(f"{count} in {town}" for town, count in sorted(left_out.items()))
-        console.print(f"  left out {len(unknown)} of {len(routes)} routes: {listed}", style="yellow")
-        return rest
-    if unknown:
-        names = sorted({route.town for route in unknown})
-        large = [name for name in names if name in _LARGE_TOWNS]
-        ids = ", ".join(route.id for route in unknown[:8]) + (" …" if len(unknown) > 8 else "")
-        raise RouteError(
-            f"The embedded simulator has no {', '.join(names)} (routes {ids}).",
-            "Name a folder with their OpenDRIVE files (--towns, or --carla-root of a CARLA)"
-            + (f"; {', '.join(large)} need a CARLA and its maps" if large else "")
-            + "; or leave these routes out (--skip-unknown-towns, --subset).",
-        )
-    return rest
-
-
 def _simulator(
     options: SuiteOptions, checkout: Checkout, routes: Sequence[Route], towns: Path | None, folder: Path
 ) -> SimulatorHost:
     if checkout.suite.starts_carla:
         return StartedByEvaluator()
     if options.carla is not None:
-        return Running(*parse_address(options.carla), options.settings.timeout_s)
+        return Running(*parse_address(options.carla), options.settings.timeout_s, first_wait_s=0.0)
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     return Embedded(routes[0].town, towns, options.settings.seed, logs)

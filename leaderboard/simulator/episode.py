@@ -21,7 +21,13 @@ from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
 from tickdrive.leaderboard.simulator.render.renderer import Renderer
 from tickdrive.leaderboard.simulator.scene.build import TownScene, build_scene
-from tickdrive.leaderboard.simulator.towns.catalogue import read_town, read_xodr, town_files, town_names
+from tickdrive.leaderboard.simulator.towns.catalogue import (
+    LARGE_MAPS,
+    read_town,
+    read_xodr,
+    town_files,
+    town_names,
+)
 from tickdrive.leaderboard.simulator.towns.network import RoadNetwork
 from tickdrive.planner.errors import did_you_mean
 
@@ -34,8 +40,6 @@ _KEPT_TOWNS = 3
 #: step of the free-running world where the client sets none
 DEFAULT_DELTA_S = 0.05
 _LONGEST_DELTA_S = 1.0
-#: CARLA streams these in tiles; here they are towns like others, once their OpenDRIVE file is given
-_LARGE_MAPS = ("Town11", "Town12", "Town13", "Town15")
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class TownLibrary:
         """
         short = name.rsplit("/", 1)[-1]
         if short not in self.names():
-            if short in _LARGE_MAPS:
+            if short in LARGE_MAPS:
                 raise RequestError(
                     f"{short} is one of CARLA's large maps, which this server does not have.",
                     f"Give its OpenDRIVE file: --xodr {short}.xodr, or --towns with its folder.",

@@ -162,6 +162,11 @@ def _missing_files(checkout: Checkout) -> Iterator[str]:
         needed.append((checkout.working_folder, _WEATHER_IDS, "the folder above --leaderboard-root"))
         if checkout.carla_root is not None:
             needed.append((checkout.carla_root, "CarlaUE4.sh", "--carla-root"))
+    elif checkout.carla_root is not None and checkout.python_api is None and checkout.towns is None:
+        yield (
+            f"--carla-root {checkout.carla_root} has neither {OPEN_DRIVE} nor PythonAPI/carla/agents: is it "
+            "the folder meant?"
+        )
     for root, file, option in needed:
         if not (root / file).is_file():
             yield f"{option} {root} has no {file}: is it the folder meant, and wholly checked out?"

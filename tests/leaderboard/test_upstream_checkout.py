@@ -81,6 +81,11 @@ def test_bench2drive_wants_a_carla_root_with_a_start_script(made, tmp_path):
     assert "has no leaderboard/data/weather.xml" in said
 
 
+def test_a_carla_root_that_is_none_is_not_passed_over(made, tmp_path):
+    said = problem("leaderboard-2.1", made.leaderboard, made.scenario_runner, tmp_path / "no carla")
+    assert "no carla has neither CarlaUE4/Content/Carla/Maps/OpenDrive nor" in said
+
+
 def run_in_runner(code: str, tmp_path: Path, python_path: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a program as an evaluator is run."""
     script = tmp_path / "program.py"

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tickdrive.planner.errors import ConfigError, ServerError
+from tickdrive.planner.errors import ConfigError, RouteError, ServerError
+from tickdrive.scripts import cli
 from tickdrive.scripts.agent_choice import agent_config_text, choose_agent
 from tickdrive.scripts.evaluate import EvaluateOptions, run
 
@@ -93,3 +94,30 @@ def test_a_server_that_is_not_there_is_named_at_once(short_route: Path, tmp_path
     options = EvaluateOptions(short_route, agent=str(PURSUIT), wrap=False, carla="127.0.0.1:29", out=tmp_path)
     with pytest.raises(ServerError, match=r"Nothing listens at 127\.0\.0\.1:29\."):
         run(options)
+
+
+def test_towns_that_the_simulator_has_not_are_named_before_it_is_started(short_route: Path, tmp_path: Path):
+    routes = tmp_path / "routes.xml"
+    routes.write_text(short_route.read_text().replace("TickTown02", "Town12"))
+    with pytest.raises(RouteError, match=r"no Town12 \(routes short\)"):
+        run(EvaluateOptions(routes, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--carla-root", "x", "--timeout", "3"],
+            "--carla-root, --timeout have an effect with --suite only.",
+        ),
+        (["--suite", "leaderboard-2.1", "--rules", "2.0"], "--rules has no effect with --suite"),
+    ],
+)
+def test_options_without_effect_are_refused(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.setenv("LEADERBOARD_ROOT", str(tmp_path))  # may stand there for other commands
+    monkeypatch.setattr(sys, "argv", ["tickdrive", "evaluate", "routes.xml", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tickdrive.leaderboard.upstream import checkout as checking
 from tickdrive.leaderboard.upstream.records import Drive
-from tickdrive.planner.errors import ConfigError, RouteError
+from tickdrive.planner.errors import ConfigError, RouteError, ServerError
 from tickdrive.scripts import evaluate_suite
 from tickdrive.scripts.evaluate_suite import SuiteOptions
 from tickdrive.scripts.suite_progress import SuiteProgress, time_left_s
@@ -90,6 +90,8 @@ def test_wrong_options_are_said_before_anything_is_made(made, tmp_path):
         evaluate_suite.run(options(made, routes, resume=True))
     with pytest.raises(ConfigError, match="There is no agent 'nobody'"):
         evaluate_suite.run(options(made, routes, agent="nobody", out=tmp_path / "out"))
+    with pytest.raises(ServerError, match=r"Nothing listens at 127\.0\.0\.1:29\. Start it there first"):
+        evaluate_suite.run(options(made, routes, carla="127.0.0.1:29", out=tmp_path / "out"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,6 +9,8 @@ from pathlib import Path
 from tickdrive.planner.errors import ServerError, did_you_mean
 
 _SUFFIX = ".xodr"
+LARGE_MAPS = ("Town11", "Town12", "Town13", "Town15")
+"""CARLA streams these in tiles; here they are towns like others, once their OpenDRIVE file is given."""
 
 
 @lru_cache(maxsize=1)
