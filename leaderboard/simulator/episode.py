@@ -99,11 +99,15 @@ class TownLibrary:
     def named(self, name: str) -> Town:
         """A town by its name or by CARLA's long form of it.
 
+        CARLA has layered copies of towns with the same roads, `Town10HD_Opt`: here they are the town itself.
+
         Raises:
             RequestError: there is no such town.
             ServerError: its file cannot be read.
         """
         short = name.rsplit("/", 1)[-1]
+        if short not in self.names():
+            short = short.removesuffix("_Opt")
         if short not in self.names():
             if short in LARGE_MAPS:
                 raise RequestError(

@@ -22,6 +22,7 @@ def test_towns_load_by_short_and_long_name(client: carla.Client) -> None:
         assert world.wait_for_tick(10.0).frame > 0
     with pytest.raises(RuntimeError, match="Did you mean 'TickTown02'"):
         client.load_world("TickTown2")
+    assert client.load_world("TickTown02_Opt").get_map().name == "Carla/Maps/TickTown02"  # the layered copy
     assert client.get_world().get_map().name.endswith("TickTown02")
 
 
