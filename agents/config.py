@@ -16,7 +16,7 @@ from tickdrive.planner.errors import ConfigError, did_you_mean
 PERCEPTION_KINDS = ("compact", "vlm", "random")
 PLANNER_KINDS = ("diffusion", "constant_velocity")
 DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "fp32", "bf16", "fp16")
+DTYPES = ("auto", "fp32", "bf16", "fp16", "int8")
 LATENCY_MODES = ("off", "measured", "fixed", "trace")
 LATENCY_ROUNDINGS = ("quantised", "subtick")
 LATENCY_BUSY = ("follow", "hold")
@@ -145,7 +145,8 @@ class PlannerConfig:
         engine: name of a planner engine; "auto" takes the fastest that is exact on the device.
         steps: denoising steps.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:<n>".
-        dtype: "auto" (the engine's choice for the device), "fp32", "bf16", "fp16".
+        dtype: "auto" (the engine's choice for the device), "fp32", "bf16", "fp16", or "int8" (engines
+            onnx and fused; auto takes the one of the device).
         seed: of the sampler's starting noise.
         noise_scale: standard deviation of the starting noise; 1 is the diffusion's own prior.
         delay_ms: added to every plan, to try how a slower planner drives.

@@ -31,6 +31,7 @@ class AutoEngine(PlannerEngine):
     """
 
     name = "auto"
+    runs_int8 = True
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ USERS = "yours"
 STEP_COUNTS = (100, 10, 5, 2, 1)
 BATCHES = (1, 4, 8)
 PROCESSING_RUNS = 20
+QUANTISING = ("onnx", "fused")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,10 @@ def diagnose(
         "steps": [dataclasses.replace(spec, steps=count) for count in STEP_COUNTS if count <= limit],
         "batch": [dataclasses.replace(spec, batch=count) for count in BATCHES],
         "engine": [dataclasses.replace(spec, engine=name, dtype="auto") for name in engines],
-        "dtype": [dataclasses.replace(spec, engine="hoisted", dtype="bf16")],
+        "dtype": [
+            dataclasses.replace(spec, engine="hoisted", dtype="bf16"),
+            *(dataclasses.replace(spec, engine=name, dtype="int8") for name in QUANTISING if name in engines),
+        ],
         "network": [dataclasses.replace(spec, preset=name) for name in networks],
     }
     groups = {"own": [spec]}  # as asked for: where it does not run, that is said

@@ -285,7 +285,7 @@ def build_engine(
         device: torch device, or `auto`: CUDA where there is one.
         dtype: a key of `DTYPES`, a torch dtype, or `auto`: fp16 on CUDA; on the CPU fp32 (measured faster
             than bf16 for networks that fit its caches; pass bf16 for the preset seed); fp32 for the
-            reference.
+            reference. int8 with `auto`: the engine that quantises on this device.
 
     Raises:
         PlannerError: an unknown name or dtype, or a device that is not there.
@@ -318,13 +318,21 @@ def build_engine(
     if name != "auto":
         return kinds[name](policy, where, kind)
 
-    def offered(*names: str) -> list[tuple[str, Callable[[], PlannerEngine]]]:
-        return [(item, functools.partial(kinds[item], policy, where, kind)) for item in names]
+    unquantised = resolve_dtype("auto", where) if kind == torch.int8 else kind
+
+    def offered(
+        *names: str, dtype: torch.dtype = unquantised
+    ) -> list[tuple[str, Callable[[], PlannerEngine]]]:
+        return [(item, functools.partial(kinds[item], policy, where, dtype)) for item in names]
 
     safe = [
         *offered("hoisted", "cached"),
         ("reference", lambda: ReferenceEngine(policy, where, torch.float32)),
     ]
+    if kind == torch.int8:
+        return AutoEngine(
+            policy, where, kind, [*offered("onnx" if where.type == "cpu" else "fused", dtype=kind), *safe]
+        )
     if where.type == "cpu":
         measured = offered("onnx") if kind == torch.float32 else []
         return AutoEngine(policy, where, kind, [*offered("traced"), *safe], measured)

@@ -52,6 +52,7 @@ class OnnxEngine(PlannerEngine):
         self._weights = policy_hash(self._policy)
         self._sessions: dict[Shapes, Any] = {}
         self._plain: HoistedEngine | None = None
+        self._told = False
 
     def _prepare(self, batch: int, n_vl: int, n_reasoning: int, steps: int, build: bool) -> None:
         shapes = (batch, n_vl, n_reasoning, steps)
@@ -74,9 +75,10 @@ class OnnxEngine(PlannerEngine):
         padded = any(mask is not None and not bool(mask.all()) for mask in masks)
         session = None if padded else self._sessions.get(shapes)
         if session is None:
-            if not self._note:
-                reason = "tokens are padded" if padded else f"not warmed up for {shapes}"
-                self._note = f"fell back from {self.name}: {reason}; planned by hoisted fp32"
+            reason = "tokens are padded" if padded else f"not warmed up for {shapes}"
+            self._note = f"fell back from {self.name}: {reason}; planned by hoisted fp32"
+            if not self._told:
+                self._told = True
                 log.warning("planner engine %r: %s", self.label, self._note)
             return self._fallback()._sample(features, ego_status, noise, steps, tracer)
         self._note = ""

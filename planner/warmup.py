@@ -69,10 +69,11 @@ def warm_up_cache(
     Raises:
         PlannerError: the cache cannot be written, or a step count is out of range.
     """
-    from tickdrive.planner.engine import build_engine, example_inputs, resolve_dtype
+    from tickdrive.planner.engine import build_engine, example_inputs, resolve_dtype, runs_in
 
     kind = resolve_dtype(dtype, device)
-    names = ["onnx", "traced", "hoisted"] if device.type == "cpu" else ["fused", "compiled", "graph"]
+    offered = ("onnx", "traced", "hoisted") if device.type == "cpu" else ("fused", "compiled", "graph")
+    names = [name for name in offered if runs_in(name, kind)]
     weights = policy_hash(policy)
     sets = [example_inputs(policy.config, batch, *tokens, device, seed) for seed in range(INPUT_SETS)]
     rows = []

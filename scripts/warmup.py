@@ -25,7 +25,7 @@ def run(
     """
     import torch
 
-    from tickdrive.agents.shared_models import resolve_checkpoint
+    from tickdrive.agents.shared_models import resolve_checkpoint, spare_cores
     from tickdrive.planner.benchmark import token_counts
     from tickdrive.planner.engine import resolve_device
     from tickdrive.planner.policy import DiffusionPolicy
@@ -33,8 +33,7 @@ def run(
     from tickdrive.scripts.bench import numbers
     from tickdrive.scripts.profile import token_pair
 
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or spare_cores())  # as the agent does: what is kept holds for that number
     policy = DiffusionPolicy.from_pretrained(resolve_checkpoint(checkpoint))
     with console.status("building") as status:
         rows = warm_up_cache(
@@ -52,4 +51,9 @@ def run(
     folder, count, size = cache_size()
     console.print(f"{count} entries, {size / 2**20:.0f} MB in {folder}", markup=False)
     best = {row.steps: row.engine for row in rows if row.chosen}
-    console.print("engine auto: " + ", ".join(f"{name} at {count} steps" for count, name in best.items()))
+    threads = torch.get_num_threads()
+    console.print(
+        "engine auto: "
+        + ", ".join(f"{name} at {count} steps" for count, name in best.items())
+        + f" ({threads} thread{'s' if threads > 1 else ''})"
+    )

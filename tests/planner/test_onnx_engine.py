@@ -6,6 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tickdrive.agents.shared_models import spare_cores
 from tickdrive.planner.engine import build_engine, example_inputs
 from tickdrive.planner.engine_cache import cache_folder, policy_hash
 from tickdrive.planner.errors import EngineNotReadyError, PlannerError
@@ -79,11 +80,12 @@ def test_what_was_not_built_is_planned_by_hoisted_and_said(policy, caplog):
     want = build_engine("hoisted", policy, "cpu", "fp32").plan(*inputs, 3).waypoints_in_ego
     with caplog.at_level(logging.WARNING):
         plans = [engine.plan(*inputs, 3) for _ in range(2)]
+        assert engine.plan(*inputs, 2).engine == "onnx fp32 cpu"
+        plans.append(engine.plan(*inputs, 3))
     for plan in plans:
         assert "fell back from onnx: not warmed up for (1, 9, 3, 3)" in plan.engine
         assert np.array_equal(plan.waypoints_in_ego, want)
     assert len(caplog.records) == 1
-    assert engine.plan(*inputs, 2).engine == "onnx fp32 cpu"
 
 
 def test_graphs_are_loaded_from_the_cache_and_not_built_where_that_is_denied(policy, monkeypatch):
@@ -147,15 +149,30 @@ def test_without_the_extra_it_is_said_what_to_install(policy, monkeypatch):
     assert any(row.engine == "onnx" and row.p50_ms is None and "cpu-int8" in row.why_not for row in rows)
 
 
+def test_auto_in_int8_is_the_engine_that_quantises(policy, caplog):
+    engine = build_engine("auto", policy, "cpu", "int8")
+    engine.warm_up(*TOKENS, 1, (2,), runs=1, build=False)
+    assert engine.label.startswith("hoisted fp32 cpu (fell back from onnx int8 cpu: ")  # and not yet built
+    warm_up_cache(policy, CPU, "int8", tokens=TOKENS, steps=(2,), seconds=0.01)
+    engine = build_engine("auto", policy, "cpu", "int8")
+    engine.warm_up(*TOKENS, 1, (2,), runs=1, build=False)
+    assert engine.plan(*inputs_of(), 2).engine == "onnx int8 cpu"
+
+
 def test_only_onnx_runs_int8(policy):
     with pytest.raises(PlannerError, match="Engine onnx does"):
         build_engine("hoisted", policy, "cpu", "int8")
 
 
-def test_the_command_builds_and_prints(policy, tmp_path):
+def test_the_command_builds_for_as_many_threads_as_the_agent_takes_and_prints(policy, tmp_path):
     policy.save_pretrained(tmp_path / "mine")
+    before = torch.get_num_threads()
+    torch.set_num_threads(spare_cores() + 1)
     done = CliRunner().invoke(
         app, ["warmup", "--checkpoint", str(tmp_path / "mine"), "--steps", "2", "--tokens", "9,3"]
     )
+    built_for = torch.get_num_threads()
+    torch.set_num_threads(before)
     assert done.exit_code == 0, done.output
+    assert built_for == spare_cores()
     assert "engine auto:" in done.output and len(list(cache_folder().glob("choice-*"))) == 1

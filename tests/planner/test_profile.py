@@ -114,6 +114,8 @@ def test_each_suspicion_is_measured(policy):
     assert {"engine cached fp32", "engine hoisted fp32", "engine traced fp32", "engine hoisted bf16"} <= set(
         options
     )
+    if "onnx" in engine_names(CPU):
+        assert "rounding" in options["engine onnx int8"].cost
     assert {"steps 10", "steps 5", "steps 1", "merged_attention=true"} <= set(options)
     assert "steps 100" not in options  # dearer, not cheaper
     assert options["engine hoisted fp32"].rel_err < 1e-5 < options["engine hoisted bf16"].rel_err
