@@ -18,7 +18,14 @@ def write_atomically(path: Path, payload: bytes) -> None:
 
 @contextmanager
 def opened_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write piece by piece: it takes its name when the block ends, and is gone if it fails."""
+    """A file to write piece by piece: it takes its name when the block ends, and is gone if it fails.
+
+    A device or pipe (`/dev/stdout`) is written to: to put a file in its place would take it from everybody.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as device:
+            yield device
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

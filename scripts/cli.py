@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import traceback
@@ -18,10 +19,12 @@ from tickdrive.scripts.cli_options import (
     AgentConfigOption,
     AgentOption,
     CarlaOption,
+    EngineOption,
     JsonOption,
     SetOption,
     TownsOption,
     WrapOption,
+    with_engine,
 )
 from tickdrive.scripts.output import error_console
 
@@ -37,6 +40,16 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 
 
+# what a user's disk does: full, quota, read-only, no right to write
+_DISKS_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+)
 _SIM_PACKAGES = ("av", "embreex", "msgpack", "numba", "psutil", "shapely")
 
 
@@ -58,6 +71,7 @@ def drive(
     agent_config: AgentConfigOption = None,
     wrap: WrapOption = True,
     settings: SetOption = None,
+    engine: EngineOption = None,
     carla: CarlaOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/<date>-<name>.")] = None,
     video: Annotated[bool, typer.Option(help="Write drive.mp4.")] = True,
@@ -80,7 +94,7 @@ def drive(
             agent_config=agent_config,
             wrap=wrap,
             watch=watch,
-            settings=tuple(settings or ()),
+            settings=with_engine(settings, engine),
             carla=carla,
             out=out,
             video=video,
@@ -105,6 +119,7 @@ def evaluate(
     agent_config: AgentConfigOption = None,
     wrap: WrapOption = True,
     settings: SetOption = None,
+    engine: EngineOption = None,
     rules: Annotated[str, typer.Option(help="Scoring: 2.0, 2.1 or bench2drive.")] = "2.0",
     seed: Annotated[int, typer.Option(help="Traffic, lights and noise.")] = 0,
     repetitions: Annotated[
@@ -201,7 +216,7 @@ def evaluate(
                 agent_config=agent_config,
                 wrap=wrap,
                 track=track,
-                agent_settings=tuple(settings or ()),
+                agent_settings=with_engine(settings, engine),
                 settings=SuiteSettings(repetitions, seed, timeout, hang, retries),
                 out=out,
                 resume=resume,
@@ -218,7 +233,7 @@ def evaluate(
             agent=agent,
             agent_config=agent_config,
             wrap=wrap,
-            settings=tuple(settings or ()),
+            settings=with_engine(settings, engine),
             rules=rules,
             seed=seed,
             repetitions=repetitions,
@@ -241,8 +256,8 @@ def _refuse_without_effect(context: typer.Context, upstream: bool) -> None:
     Raises:
         ConfigError: names them.
     """
-    foreign = ("rules", "frames") if upstream else ("leaderboard_root", "scenario_runner_root", "carla_root")
-    foreign += () if upstream else ("track", "timeout")
+    ours, upstreams = ("rules", "frames"), ("leaderboard_root", "scenario_runner_root", "carla_root")
+    foreign = ours if upstream else (*upstreams, "track", "timeout")
     given = [
         f"--{name.replace('_', '-')}"
         for name in foreign
@@ -482,7 +497,7 @@ def profile(
         str, typer.Option(help="reference, cached and hoisted show their parts; others their stages.")
     ] = "reference",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16, int8.")] = "auto",
     batch: Annotated[int, typer.Option(help="Plans at once.", min=1)] = 1,
     steps: Annotated[int | None, typer.Option(help="DDIM steps. Default: the network's.", min=1)] = None,
     tokens: Annotated[str, typer.Option(help="VL and reasoning tokens, e.g. 512,7.")] = "",
@@ -514,11 +529,13 @@ def profile(
 def warmup(
     checkpoint: Annotated[str, typer.Option(help="A shipped name or a checkpoint's folder.")] = "compact",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16, int8.")] = "auto",
     batch: Annotated[int, typer.Option(help="Plans at once.", min=1)] = 1,
     steps: Annotated[str, typer.Option(help="Step counts to be ready for, by comma.")] = "10,5,2,1",
     tokens: Annotated[str, typer.Option(help="VL and reasoning tokens. Default: the checkpoint's.")] = "",
-    threads: Annotated[int, typer.Option(help="As the agent's `threads`; 0: torch's choice.", min=0)] = 0,
+    threads: Annotated[
+        int, typer.Option(help="As the agent's `threads`: what is kept holds for that number.", min=0)
+    ] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Build what engines keep on disk, measure them, and let engine `auto` take the fastest from now on."""
@@ -557,6 +574,15 @@ def _run() -> None:
             raise
         _show_error(
             f"{error.name} is not installed.", "The simulator needs it: pip install 'tickdrive[sim]'."
+        )
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _DISKS_ERRORS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _show_error(
+            f"A file cannot be written or read{where}: {error.strerror}.",
+            "Make room there, or name another folder; `evaluate` and others go on with --resume.",
         )
         sys.exit(1)
     except KeyboardInterrupt:

@@ -173,7 +173,7 @@ def bench_drive(
     ] = 1000,
     steps: Annotated[int, typer.Option(help="DDIM steps of each tick.", min=1)] = 10,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16, int8.")] = "auto",
     engine: Annotated[str, typer.Option(help="auto builds and measures engines first.")] = "auto",
     json_file: JsonOption = None,
 ) -> None:

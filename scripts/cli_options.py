@@ -14,6 +14,9 @@ SetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Change the agent's configuration, e.g. planner.steps=5."
     ),
 ]
+EngineOption = Annotated[
+    str | None, typer.Option(help="The planner's engine, the same as --set planner.engine=…; auto is usual.")
+]
 AgentOption = Annotated[
     str, typer.Option(help="diffusion, expert, or the path of any leaderboard agent (a .py file).")
 ]
@@ -36,3 +39,8 @@ TownsOption = Annotated[
         metavar="FOLDER", help="Further towns for the embedded simulator: their OpenDRIVE files, NAME.xodr."
     ),
 ]
+
+
+def with_engine(settings: list[str] | None, engine: str | None) -> tuple[str, ...]:
+    """The agent's changes, with the engine among them."""
+    return (*(settings or ()), *([f"planner.engine={engine}"] if engine else []))

@@ -155,7 +155,10 @@ def load_models(config: AgentConfig) -> None:
         with console.status("loading and warming up the planner"):
             models = shared_models(config)
         console.print(
-            f"  planner {models.engine.name} ready after {time.monotonic() - started:.1f} s", style="dim"
+            f"  planner engine {models.engine.label} ready after {time.monotonic() - started:.1f} s",
+            style="dim",
+            markup=False,
+            soft_wrap=True,
         )
 
 

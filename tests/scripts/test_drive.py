@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from tickdrive.agents.config import load_agent_config
 from tickdrive.agents.tick_log import read_log
 from tickdrive.leaderboard.simulator_watch import EXIT_SIMULATOR_LOST
+from tickdrive.scripts import cli
 
 PURSUIT = Path(__file__).resolve().parents[1] / "leaderboard" / "agents" / "pursuit.py"
 FEW = [
@@ -161,3 +163,27 @@ def test_a_wrong_option_is_one_message_that_says_what_was_meant(tmp_path, argume
     done = tickdrive("drive", *arguments, "--out", "run", cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["drive", "evaluate"])
+def test_the_engine_is_an_option(command, monkeypatch):
+    given = []
+    monkeypatch.setattr(f"tickdrive.scripts.{command}.run", given.append)
+    monkeypatch.setattr(sys, "argv", ["tickdrive", command, "--engine", "traced", "--set", "threads=1"])
+    if command == "evaluate":
+        sys.argv.append("routes.xml")
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert given[0].settings == ("threads=1", "planner.engine=traced")
+
+
+def test_a_full_disk_is_no_defect_of_ours(monkeypatch, capsys):
+    def full(options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tickdrive.scripts.drive.run", full)
+    monkeypatch.setattr(sys, "argv", ["tickdrive", "drive"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "error: A file cannot be written or read: No space left on device." in capsys.readouterr().err
