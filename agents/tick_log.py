@@ -260,7 +260,7 @@ def open_log(path: str | Path) -> TickReader | ParquetReader:
         with path.open("rb") as file:
             is_parquet = file.read(4) == b"PAR1"
     except OSError as error:
-        others = sorted(other.name for other in path.parent.glob("*ticks.jsonl"))
+        others = logs_below(path.parent)
         raise DataError(
             f"Tick log {path} cannot be read: {error.strerror}.",
             f"There is {', '.join(others[:5])}."
@@ -272,6 +272,12 @@ def open_log(path: str | Path) -> TickReader | ParquetReader:
 
         return ParquetReader(path)
     return TickReader(path)
+
+
+def logs_below(folder: Path) -> list[str]:
+    """Tick logs of an evaluation's folder, by their paths in it; `save` is where ``--suite`` keeps them."""
+    patterns = ("*ticks.jsonl", "save/*/*ticks.jsonl")
+    return [str(log.relative_to(folder)) for pattern in patterns for log in sorted(folder.glob(pattern))]
 
 
 class TickReader:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tickdrive.agents.tick_log import logs_below
 from tickdrive.leaderboard.evaluator import RESULTS_NAME
 from tickdrive.leaderboard.frames import FRAME_NAME, FRAMES_FOLDER
 from tickdrive.leaderboard.latency import TICK_BUDGET_MS
@@ -113,9 +114,12 @@ def _logs(folder: Path) -> dict[str, Path]:
         if number > found.get(route, (0, path))[0]:
             found[route] = (number, path)
     if not found:
+        below = dict.fromkeys(str((folder / log).parent) for log in logs_below(folder))
         raise DataError(
             f"{folder} holds no tick log (ticks.jsonl).",
-            "Give the folder of a run of `tickdrive drive` or `tickdrive evaluate` with the diffusion agent.",
+            f"Give a folder that does: {', '.join(list(below)[:5])}."
+            if below
+            else "Give the folder of a run of `tickdrive drive` or `evaluate` with the diffusion agent.",
         )
     return {route: path for route, (_, path) in found.items()}
 

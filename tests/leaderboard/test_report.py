@@ -261,3 +261,11 @@ def test_a_file_stays_below_the_size_asked_for(tmp_path):
     written = write_report(run, max_mb=0.5)
     assert written.size_bytes < 5e5 and 0 < written.pictures < len(list((run / "frames").iterdir()))
     assert any("left out to keep the file small" in note for note in written.notes)
+
+
+def test_a_folder_whose_logs_lie_below_says_where(tmp_path):
+    log = tmp_path / "save" / "RouteScenario_1_rep0" / "ticks.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text("")
+    with pytest.raises(DataError, match=r"Give a folder that does: .*save/RouteScenario_1_rep0"):
+        write_report(tmp_path)

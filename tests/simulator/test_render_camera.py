@@ -226,6 +226,25 @@ def test_headlights_and_rain_show(renderer, road):
     assert skies[1] < 0.9 * skies[0]
 
 
+def test_fog_takes_what_is_far_and_rain_darkens_and_wets_the_road(renderer, road):
+    eye = ahead(road, 0.0, up=1.7)
+
+    def draw(**weather):
+        renderer.begin_tick([], {}, Weather(cloudiness=100.0, sun_altitude_angle=45.0, **weather))
+        return renderer.camera("rgb", SPEC, eye)[..., :3].astype(float)
+
+    clear, fog = draw(), draw(fog_density=60.0, fog_distance=2.0)
+    metres = depth_of(renderer.camera("depth", SPEC, eye))
+    changed = [
+        np.abs(fog - clear)[(metres > a) & (metres < b)].mean() for a, b in ((3, 8), (15, 30), (50, 150))
+    ]
+    assert changed[0] * 1.5 < changed[1] < changed[2]
+    labels = renderer.camera("semantic_segmentation", SPEC, eye)[..., 2]
+    near, far = ((labels == Tag.ROAD) & (metres > a) & (metres < b) for a, b in ((0, 6), (20, 60)))
+    assert draw(precipitation=100.0)[near].mean() < 0.9 * clear[near].mean()
+    assert draw(wetness=100.0)[far].mean() > 1.1 * clear[far].mean()  # it mirrors the bright sky
+
+
 def test_shadows_fall_away_from_the_sun(renderer, road):
     yaw = road.transform.rotation.yaw
 

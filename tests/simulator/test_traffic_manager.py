@@ -56,6 +56,29 @@ def test_traffic_drives_without_crashing(
     traffic.set_synchronous_mode(False)
 
 
+def test_hybrid_traffic_drives_without_physics_away_from_the_hero(
+    client: carla.Client, fresh_world: carla.World, traffic: carla.TrafficManager, ego: carla.Vehicle
+) -> None:
+    """Beyond the radius the Traffic Manager sets places; `get_velocity` tells 0 of such vehicles."""
+    blueprint = fresh_world.get_blueprint_library().find("vehicle.tesla.model3")
+    here = ego.get_location()
+    points = sorted(fresh_world.get_map().get_spawn_points(), key=lambda p: -p.location.distance(here))
+    cars = [car for point in points[:24:4] if (car := fresh_world.try_spawn_actor(blueprint, point))]
+    fresh_world.tick()
+    traffic.set_hybrid_physics_mode(True)
+    traffic.set_hybrid_physics_radius(20.0)
+    for car in cars:
+        car.set_autopilot(True, traffic.get_port())
+    before = [car.get_location() for car in cars]
+    for _ in range(200):
+        fresh_world.tick()
+    driven_m = [car.get_location().distance(place) for car, place in zip(cars, before, strict=True)]
+    assert sum(each > 15.0 for each in driven_m) >= len(cars) // 2, driven_m
+    client.apply_batch_sync([carla.command.DestroyActor(each) for each in cars], False)
+    fresh_world.tick()
+    traffic.set_synchronous_mode(False)
+
+
 def test_traffic_stops_at_red(fresh_world: carla.World, traffic: carla.TrafficManager) -> None:
     for light in fresh_world.get_actors().filter("traffic.traffic_light"):
         light.set_state(carla.TrafficLightState.Red)
