@@ -84,7 +84,10 @@ def choose_upstream_agent(
     track: str,
     save_names: bool,
 ) -> UpstreamAgent:
-    """Settle who drives under an upstream leaderboard; logs go where `SAVE_PATH` or ``tick_log.dir`` says.
+    """Settle who drives under an upstream leaderboard; logs go where `SAVE_PATH` says, each route's apart.
+
+    ``--set tick_log.dir`` puts these folders elsewhere. A file's ``tick_log`` counts for nothing: that of an
+    earlier run, which is there to drive with again, names that run's own log.
 
     Args:
         agent: "diffusion", or the path of any leaderboard agent. It is not loaded here: it may import what
@@ -101,9 +104,10 @@ def choose_upstream_agent(
     """
     if agent == "diffusion":
         config = load_agent_config(agent_config, settings)
-        config = replace(config, tick_log=replace(config.tick_log, enabled=True))
+        logs = _log_folder(config.tick_log, settings)
+        config = replace(config, tick_log=TickLogConfig(enabled=True))
         return UpstreamAgent(
-            agent_file(agent), str(write_agent_config(config, folder).resolve()), config.track
+            agent_file(agent), str(write_agent_config(config, folder).resolve()), config.track, logs
         )
     path = Path(agent).resolve()
     if not path.is_file():
@@ -122,10 +126,16 @@ def choose_upstream_agent(
         if settings:
             raise ConfigError("--set changes tickdrive's agents and its wrapper only.", "Leave it out.")
         return UpstreamAgent(path, own, track)
-    log = replace(wrapped.tick_log, enabled=True)
-    wrapped = replace(wrapped, save_names=save_names, tick_log=log)
+    logs = _log_folder(wrapped.tick_log, settings)
+    wrapped = replace(wrapped, save_names=save_names, tick_log=TickLogConfig(enabled=True))
     config_path = write_agent_config(wrapped, folder, f"--agent {_WRAPPER} ").resolve()
-    return UpstreamAgent(agent_file(_WRAPPER), str(config_path), track)
+    return UpstreamAgent(agent_file(_WRAPPER), str(config_path), track, logs)
+
+
+def _log_folder(log: TickLogConfig, settings: Sequence[str]) -> Path | None:
+    """Where ``--set`` wants the logs; None where it says nothing."""
+    asked = any(item.startswith("tick_log.dir=") for item in settings)
+    return Path(log.dir).resolve() if asked and log.dir else None
 
 
 def agent_config_text(folder: Path) -> str | None:

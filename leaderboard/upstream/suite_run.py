@@ -38,11 +38,19 @@ _HANG_MARGIN_S = 60.0
 
 @dataclass(frozen=True)
 class UpstreamAgent:
-    """An agent as the evaluator's command line names it."""
+    """An agent as the evaluator's command line names it.
+
+    Attributes:
+        path: its file.
+        config: what its setup is given.
+        track: of the leaderboard.
+        logs: folder for its logs, in place of the run's own.
+    """
 
     path: Path
     config: str
     track: str = "SENSORS"
+    logs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ class SuiteRun:
     def save_folder(self, drive: Drive) -> Path:
         """`SAVE_PATH` while a route is driven; Bench2Drive's own tools want all routes in one."""
         own = f"rep{drive.repetition}" if self._checkout.suite.starts_carla else drive.route_id
-        return self._folder / "save" / own
+        return (self._agent.logs or self._folder / "save") / own
 
     def _attempt(self, drives: Sequence[Drive]) -> None:
         if not self._false_starts.prepare(self._simulator):

@@ -15,10 +15,12 @@ import pytest
 from made_checkout import MadeCheckout, make_checkout, make_routes
 from rich.console import Console
 
+from tickdrive.agents.config import TickLogConfig, load_agent_config
 from tickdrive.leaderboard.upstream import checkout as checking
 from tickdrive.leaderboard.upstream.records import Drive
 from tickdrive.planner.errors import ConfigError, RouteError, ServerError
 from tickdrive.scripts import evaluate_suite
+from tickdrive.scripts.agent_choice import choose_agent, choose_upstream_agent
 from tickdrive.scripts.evaluate_suite import SuiteOptions
 from tickdrive.scripts.suite_progress import SuiteProgress, time_left_s
 
@@ -66,6 +68,23 @@ def test_results_latency_and_logs_and_another_agent_is_refused(made, tmp_path, c
     assert f"agent: {made.leaderboard / 'my_agent.py'}" in Path(config).read_text()
     with pytest.raises(ConfigError, match="track was 'SENSORS', now 'MAP'"):
         evaluate_suite.run(options(made, routes, out=out, resume=True, track="MAP"))
+
+
+def test_logs_go_where_they_are_asked_for_and_never_over_those_of_an_earlier_run(made, tmp_path):
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    (earlier / "ticks.jsonl").write_text("kept")
+    choose_agent("diffusion", None, (), earlier, log_name="ticks.jsonl")  # as `tickdrive drive` leaves it
+    agent = choose_upstream_agent(
+        "diffusion", str(earlier / "config.yaml"), (), tmp_path, True, "SENSORS", save_names=False
+    )
+    assert load_agent_config(agent.config).tick_log == TickLogConfig(enabled=True) and agent.logs is None
+    routes = make_routes(tmp_path / "routes.xml", ["1"], TOWN)
+    asked = (f"tick_log.dir={tmp_path / 'logs'}",)
+    evaluate_suite.run(options(made, routes, out=tmp_path / "out", agent_settings=asked))
+    assert (tmp_path / "logs/RouteScenario_1_rep0/ticks.jsonl").is_file()
+    latency = json.loads((tmp_path / "out/results.json.latency.json").read_text())
+    assert "logs/RouteScenario_1_rep0/ticks.jsonl" in latency["unmeasured"]["RouteScenario_1_rep0"]  # found
 
 
 def test_towns_that_are_not_there_are_named_or_left_out(made, tmp_path, capsys):
