@@ -31,6 +31,8 @@ BENCH2DRIVE_PLAN_GAP_M = 50.0
 # global_route_planner.py, `_turn_decision`: what bends less than this is "straight".
 _STRAIGHT_BELOW_RAD = math.radians(35.0)
 # global_route_planner.py, `trace_route`: a lane change lands this many path points further on.
+_FARTHEST_OFF_M = 100.0
+"""A keypoint farther from every driving lane is of another town."""
 _LANE_CHANGE_POINTS = 5
 _LANE_CHANGES = (Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT)
 # route_manipulation.py, `_location_to_gps`
@@ -104,12 +106,20 @@ class RoutePlanner:
             Points about `resolution_m` apart, each with the command in force there.
 
         Raises:
-            RouteError: fewer than two keypoints, a keypoint off the map, or no way between two of them.
+            RouteError: fewer than two keypoints, one far off every lane, or no way between two of them.
         """
         if len(waypoints) < 2:
             raise RouteError(
                 f"The route has {len(waypoints)} keypoint(s).", "Give at least its start and its goal."
             )
+        for location in waypoints:  # however far, CARLA's map has a nearest lane
+            lane = self._map.get_waypoint(location).transform.location
+            off_m = math.hypot(lane.x - location.x, lane.y - location.y)
+            if off_m > _FARTHEST_OFF_M:
+                raise RouteError(
+                    f"The keypoint ({_text(location)}) is {off_m:.0f} m off the nearest lane.",
+                    "Check that the route belongs to this town.",
+                )
         self._previous_command, self._junction_end = None, -1
         route: list[RoutePoint] = []
         for origin, destination in itertools.pairwise(waypoints):

@@ -115,3 +115,12 @@ def test_plan_and_reference_of_a_town(town):
 def test_one_keypoint_is_no_route(town):
     with pytest.raises(RouteError, match="1 keypoint"):
         town[1].trace([carla.Location()])
+
+
+def test_a_keypoint_of_another_town_is_named(town):
+    carla_map, planner = town
+    start = carla_map.generate_waypoints(35.0)[0].transform.location
+    with pytest.raises(
+        RouteError, match=r"m off the nearest lane\. Check that the route belongs to this town"
+    ):
+        planner.trace([start, carla.Location(99999.0, 2.0, 0.0)])
