@@ -31,9 +31,9 @@ BENCH2DRIVE_PLAN_GAP_M = 50.0
 # global_route_planner.py, `_turn_decision`: what bends less than this is "straight".
 _STRAIGHT_BELOW_RAD = math.radians(35.0)
 # global_route_planner.py, `trace_route`: a lane change lands this many path points further on.
-_FARTHEST_OFF_M = 100.0
-"""A keypoint farther from every driving lane is of another town."""
 _LANE_CHANGE_POINTS = 5
+# A keypoint farther from every driving lane is of another town.
+_FARTHEST_OFF_M = 100.0
 _LANE_CHANGES = (Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT)
 # route_manipulation.py, `_location_to_gps`
 _EARTH_RADIUS_M = 6378137.0
