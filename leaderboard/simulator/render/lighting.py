@@ -42,6 +42,11 @@ class Lighting:
     night: float
     sky: np.ndarray
 
+    @property
+    def casts_shadows(self) -> bool:
+        """Whether the sun is bright and high enough."""
+        return bool(self.sun.max() > 0.06 and self.sun_direction[2] > 0.01)
+
 
 def _step(low: float, high: float, value: float) -> float:
     t = min(max((value - low) / (high - low), 0.0), 1.0)

@@ -17,7 +17,7 @@ from tickdrive.leaderboard.simulator.render.models import LightBit
 
 CELL_M = 8.0
 CELLS = 32
-_MOST_IN_CELL = 8
+MOST_IN_CELL = 8
 LAMP_REACH_M = 20.0
 BEAM_REACH_M = 40.0
 # radiance times square metres, chosen by eye: a white paper under a lamp, and 10 m before a car, is at 0.6
@@ -36,7 +36,7 @@ class LocalLights:
 
     Attributes:
         lights: (K, 12) position, direction, colour times power, reach, softening, 1 for a beam.
-        cells: (CELLS, CELLS, _MOST_IN_CELL) numbers of lights, rows along y.
+        cells: (CELLS, CELLS, MOST_IN_CELL) numbers of lights, rows along y.
         counts: (CELLS, CELLS) how many.
         origin: (2,) x, y of the grid's corner.
     """
@@ -85,7 +85,7 @@ def arrange(lights: np.ndarray, eye: np.ndarray) -> LocalLights:
     """Sort (K, 12) lights into the grid around a camera at (3,)."""
     half = 0.5 * CELLS * CELL_M
     origin = np.floor(eye[:2] / CELL_M) * CELL_M - half
-    cells = np.zeros((CELLS, CELLS, _MOST_IN_CELL), np.int32)
+    cells = np.zeros((CELLS, CELLS, MOST_IN_CELL), np.int32)
     counts = np.zeros((CELLS, CELLS), np.int32)
     # the nearest first: where a cell is full, the farthest are left out
     near = np.argsort(np.linalg.norm(lights[:, :2] - eye[:2], axis=1), kind="stable")

@@ -1,0 +1,1 @@
+"""Cameras drawn by OpenGL on a graphics card, off-screen through EGL."""

@@ -1,0 +1,153 @@
+"""The graphics card: a context of OpenGL without a window, on a thread of its own.
+
+A context belongs to one thread, and towns are built on another than they are drawn on. So one thread holds
+the context for the life of the process, and everything that speaks OpenGL is a job for it. Buffers of towns
+that are let go are freed there as well, before its next job (moderngl's `context_gc`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from tickdrive.planner.errors import ServerError
+
+log = logging.getLogger(__name__)
+
+#: OpenGL 4.3: storage buffers and indirect draws
+GL_VERSION = 430
+#: storage buffers that the colour program reads
+STORAGE_BLOCKS = 9
+_MOST_DEVICES = 16
+_SOFTWARE = ("llvmpipe", "softpipe", "swrast", "swiftshader", "software")
+_INSTALL = "Install it with: pip install 'tickdrive[egl]' (moderngl), or draw with --renderer cpu."
+_DRIVER = (
+    "Draw with --renderer cpu, or give this machine a driver with EGL and OpenGL 4.3: NVIDIA's, or Mesa's "
+    "(Debian: libegl1, libgl1, libegl-mesa0). In a container NVIDIA_DRIVER_CAPABILITIES must hold 'graphics'."
+)
+Result = TypeVar("Result")
+
+
+class NoEgl(ServerError):
+    """There is no OpenGL here that can draw; the message says what is missing."""
+
+
+class GlDevice:
+    """A context and its thread; see `open_device`.
+
+    Attributes:
+        renderer: OpenGL's name of the card.
+        version: of OpenGL, with the driver's.
+        software: whether the processor plays the card.
+    """
+
+    def __init__(self, index: int, thread: ThreadPoolExecutor, context: Any) -> None:
+        self.index = index
+        self.context = context
+        self.renderer = str(context.info["GL_RENDERER"])
+        self.version = str(context.info["GL_VERSION"])
+        self.software = any(word in self.renderer.lower() for word in _SOFTWARE)
+        self._thread = thread
+
+    @property
+    def description(self) -> str:
+        """The card, for people."""
+        return f"{self.renderer}, OpenGL {self.version}"
+
+    def do(self, job: Callable[[], Result]) -> Result:
+        """Run a job on the context's thread, and wait for it.
+
+        Raises:
+            ServerError: OpenGL reports an error: no memory left, or the context is lost.
+        """
+        return self._thread.submit(self._checked, job).result()
+
+    def _checked(self, job: Callable[[], Result]) -> Result:
+        self.context.gc()
+        try:
+            result = job()
+        except Exception as error:
+            if isinstance(error, ServerError) or type(error).__module__.partition(".")[0] != "moderngl":
+                raise
+            raise self._failed(str(error)) from error
+        code = self.context.error
+        if code != "GL_NO_ERROR":
+            raise self._failed(code)
+        return result
+
+    def _failed(self, what: str) -> ServerError:
+        return ServerError(
+            f"OpenGL on {self.renderer} failed: {what}.",
+            "The card may be out of memory or its driver was reset (see the kernel's log); start the simulator "
+            "again, with --renderer cpu if it comes back.",
+        )
+
+
+def open_device() -> GlDevice:
+    """The first graphics card that EGL lists, else what the processor can play (Mesa's llvmpipe).
+
+    glcontext's variables choose among several: `GLCONTEXT_DEVICE_INDEX`, `GLCONTEXT_LINUX_LIBEGL`,
+    `GLCONTEXT_LINUX_LIBGL`.
+
+    Raises:
+        NoEgl: moderngl, EGL or OpenGL 4.3 is missing; the message says which, and what each device said.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="opengl")
+    try:
+        return thread.submit(_open_on_this_thread, thread).result()
+    except BaseException:
+        thread.shutdown(wait=False)
+        raise
+
+
+def _open_on_this_thread(thread: ThreadPoolExecutor) -> GlDevice:
+    try:
+        import moderngl
+    except ImportError as error:
+        raise NoEgl(f"The package moderngl is missing ({error}).", _INSTALL) from error
+    libraries = {"libegl": _library("EGL", "libEGL.so.1"), "libgl": _library("OpenGL", "libGL.so.1", "libOpenGL.so.0")}
+    said: list[str] = []
+    fallback: GlDevice | None = None
+    one = "GLCONTEXT_DEVICE_INDEX" in os.environ
+    for index in range(1 if one else _MOST_DEVICES):
+        try:
+            context = moderngl.create_context(
+                require=GL_VERSION, standalone=True, backend="egl", device_index=index, **libraries
+            )
+        except Exception as error:  # moderngl raises bare exceptions of many kinds
+            said.append(f"device {index}: {error}")
+            if "requested device index" in str(error):
+                break
+            continue
+        device = GlDevice(index, thread, context)
+        if not device.software:
+            if fallback is not None:
+                fallback.context.release()
+            return _ready(device)
+        if fallback is None:
+            fallback = device
+        else:
+            context.release()
+    if fallback is None:
+        raise NoEgl(f"EGL offers no OpenGL 4.3 here: {'; '.join(said)}.", _DRIVER)
+    return _ready(fallback)
+
+
+def _ready(device: GlDevice) -> GlDevice:
+    device.context.gc_mode = "context_gc"
+    return device
+
+
+def _library(what: str, *names: str) -> str:
+    """The first of these libraries that can be loaded; glcontext itself looks for the development links."""
+    for name in names:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return name
+    raise NoEgl(f"The library of {what} ({' or '.join(names)}) is missing.", _DRIVER)

@@ -1,0 +1,359 @@
+"""Cameras drawn by OpenGL: triangles into a raster of numbers and depths, then one pass for each kind of picture.
+
+The raster is that of the processor's `raster.rasterise`, on the card; the passes are its `shading`, `images`
+and `motion` in GLSL (`shaders/`). The sun's shadows are maps (`shadows`) instead of rays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from tickdrive.leaderboard.simulator.render import local_lights, shading
+from tickdrive.leaderboard.simulator.render.gl import buffers
+from tickdrive.leaderboard.simulator.render.gl.device import GlDevice
+from tickdrive.leaderboard.simulator.render.gl.shadows import REACH_M, ShadowView
+from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_LOW, SKY_WIDTH, tone_table
+from tickdrive.leaderboard.simulator.render.pictures import CameraView
+from tickdrive.leaderboard.simulator.render.stage import Stage
+from tickdrive.leaderboard.simulator.scene.mesh import Shade
+
+SHADOW_SIDE = 2048
+_KEPT_SIZES = 8
+_LABELS = {"depth": 0, "semantic_segmentation": 1, "instance_segmentation": 2, "normals": 3}
+_GLSL = "#version 430\n"
+
+
+class Studio:
+    """What all towns share on the card: programs, targets of each size, tables, the shadow maps.
+
+    Args:
+        device: the card.
+        shadow_side: texels of a shadow map's side.
+    """
+
+    def __init__(self, device: GlDevice, shadow_side: int = SHADOW_SIDE) -> None:
+        self.device = device
+        self.shadow_side = shadow_side
+        self.sizes: OrderedDict[tuple[int, int], Targets] = OrderedDict()
+        self.description = f"egl, {device.description}"
+        device.do(self._build)
+
+    def _build(self) -> None:
+        gl = self.device.context
+        stage, surface = _source("stage.glsl"), _source("surface.glsl")
+        screen = _GLSL + _source("screen.vert")
+
+        def screen_program(name: str, constants: str = "") -> Any:
+            body = _source(name).replace("//@constants", constants)
+            return gl.program(screen, _GLSL + stage + surface + body)
+
+        drawn = _GLSL + stage + _source("drawn.glsl")
+        self.raster = gl.program(drawn + _source("raster.vert"), _GLSL + _source("raster.frag"))
+        self.shadow = gl.program(drawn + _source("shadow.vert"), _GLSL + _source("shadow.frag"))
+        self.labels = screen_program("labels.frag")
+        self.flow = screen_program("flow.frag")
+        self.shade = screen_program("shade.frag", _constants())
+        for program in (self.labels, self.flow, self.shade):
+            for unit, name in enumerate(("raster_ids", "raster_depth", "noise", "sky", "tone", "shadow_maps")):
+                if name in program:
+                    program[name] = unit
+        self.labels_screen = gl.vertex_array(self.labels, [])
+        self.flow_screen = gl.vertex_array(self.flow, [])
+        self.shade_screen = gl.vertex_array(self.shade, [])
+        n = shading.NOISE_SIZE
+        self.noise = gl.texture_array(
+            (n, n, shading.NOISE_LEVELS), 1, shading.noise_pyramid().tobytes(), dtype="f4"
+        )
+        tone = tone_table()
+        self.tone = gl.texture((len(tone), 1), 1, tone.tobytes())
+        self.frame = gl.buffer(reserve=17 * 16)
+        self.shadow_maps = gl.depth_texture((2 * self.shadow_side,) * 2)
+        self.shadow_maps.compare_func = "<="
+        self.shadow_maps.filter = gl.LINEAR, gl.LINEAR
+        self.shadow_target = gl.framebuffer(depth_attachment=self.shadow_maps)
+        #: whose shadows, of which tick and place, the maps hold
+        self.shadow_key: tuple[object, ...] | None = None
+
+    def targets(self, width: int, height: int) -> Targets:
+        """Targets of a size; the last few sizes are kept."""
+        found = self.sizes.pop((width, height), None)
+        if found is None:
+            found = Targets.make(self.device.context, width, height)
+        self.sizes[width, height] = found
+        if len(self.sizes) > _KEPT_SIZES:
+            self.sizes.popitem(last=False)
+        return found
+
+    def __call__(self, stage: Stage) -> EglPictures:
+        """Pictures of a stage."""
+        return EglPictures(stage, self)
+
+
+@dataclass
+class Targets:
+    """What a picture of one size is drawn into; `key` tells what the raster shows."""
+
+    ids: Any
+    depth: Any
+    raster: Any
+    picture: Any
+    flow: Any
+    key: tuple[object, ...] | None = None
+
+    @classmethod
+    def make(cls, gl: Any, width: int, height: int) -> Targets:
+        """New ones; the raster is (face, actor) and 1 / z."""
+        size = width, height
+        ids, depth = gl.texture(size, 2, dtype="i4"), gl.texture(size, 1, dtype="f4")
+        raster = gl.framebuffer([ids, depth], gl.depth_renderbuffer(size))
+        picture = gl.framebuffer([gl.renderbuffer(size, 4)])
+        flow = gl.framebuffer([gl.renderbuffer(size, 2, dtype="f4")])
+        return cls(ids, depth, raster, picture, flow)
+
+
+class EglPictures:
+    """See `pictures.Pictures`."""
+
+    def __init__(self, stage: Stage, studio: Studio) -> None:
+        self._stage = stage
+        self._studio = studio
+        self._uploaded_tick = -1
+        self._model_faces = -1
+        self._no_lights = local_lights.no_lights()
+        #: by binding, see the shaders
+        self._storage: dict[int, Any] = {}
+        self._sky: Any = None
+        self._sky_of: np.ndarray | None = None
+        studio.device.do(self._upload_town)
+
+    def close(self) -> None:
+        """Let go of the town's buffers; the card's memory is free with its next job."""
+        self._storage.clear()
+        self._sky = None
+        self._draws = self._instances = self._raster_faces = self._shadow_faces = None
+
+    def camera(self, kind: str, view: CameraView) -> np.ndarray:
+        """A picture, see `Pictures.camera`."""
+        return self._studio.device.do(lambda: self._camera(kind, view))
+
+    def flow(self, view: CameraView, before: CameraView, matrices_before: np.ndarray) -> np.ndarray:
+        """Optical flow, see `Pictures.flow`."""
+        return self._studio.device.do(lambda: self._flow(view, before, matrices_before))
+
+    # -- on the context's thread --
+
+    def _upload_town(self) -> None:
+        gl, town = self._studio.device.context, self._stage.town
+        self._store(1, buffers.vertex_rows(town.vertices, town.vertex_normals))
+        self._store(2, buffers.face_rows(town.faces, town.materials, town.face_normals, town.instances))
+        self._store(3, np.zeros(6, np.float32))
+        self._store(4, np.zeros(8, np.uint32))
+        self._draws = gl.buffer(reserve=buffers.DRAW.itemsize)
+        self._number_actors(0)
+
+    def _store(self, binding: int, rows: np.ndarray) -> None:
+        """Put an array into a storage buffer; a new one where the old is too small."""
+        old = self._storage.get(binding)
+        data = np.ascontiguousarray(rows)
+        if old is None or old.size < data.nbytes:
+            # a little more than needed, for what grows from tick to tick
+            reserve = max(64, data.nbytes if old is None else data.nbytes + data.nbytes // 2)
+            self._storage[binding] = old = self._studio.device.context.buffer(reserve=reserve)
+        else:
+            old.orphan()
+        if data.nbytes:
+            old.write(data)
+
+    def _number_actors(self, count: int) -> None:
+        """Give draw calls their actor: -1 for the town, then 0, 1, …; a per-instance attribute."""
+        studio, gl = self._studio, self._studio.device.context
+        self._numbered = count
+        self._instances = gl.buffer(np.arange(-1, count, dtype=np.int32).tobytes())
+        self._raster_faces = gl.vertex_array(studio.raster, [(self._instances, "1i/i", "actor")])
+        self._shadow_faces = gl.vertex_array(studio.shadow, [(self._instances, "1i/i", "actor")])
+
+    def _take_tick(self) -> None:
+        """Bring the tick's actors and materials onto the card."""
+        stage = self._stage
+        if self._uploaded_tick == stage.tick:
+            return
+        models = stage.models
+        if self._model_faces != len(models.faces):
+            self._store(3, buffers.vertex_rows(models.vertices, models.vertex_normals))
+            self._store(4, buffers.face_rows(models.faces, models.slots, models.face_normals))
+            self._model_faces = len(models.faces)
+        self._store(5, buffers.actor_rows(stage.drawn))
+        self._store(6, buffers.material_rows(stage.table))
+        if len(stage.drawn.start) > self._numbered:
+            self._number_actors(2 * len(stage.drawn.start))
+        if self._sky_of is not stage.lighting.sky:
+            if self._sky is None:
+                self._sky = self._studio.device.context.texture((SKY_WIDTH, SKY_HEIGHT), 3, dtype="f4")
+            self._sky.write(stage.lighting.sky.tobytes())
+            self._sky_of = stage.lighting.sky
+        self._uploaded_tick = stage.tick
+
+    def _begin(
+        self, view: CameraView, before: CameraView | None = None, colour: bool = False
+    ) -> tuple[Targets, ShadowView]:
+        """Tables, constants and the raster of a view."""
+        self._take_tick()
+        studio, stage = self._studio, self._stage
+        light = stage.lighting
+        near = self._no_lights
+        bulbs = np.zeros((0, 8), np.float32)
+        if colour:
+            bulbs = buffers.bulb_rows(stage.lit, view)
+            if len(stage.near_lights):
+                near = local_lights.arrange(stage.near_lights, view.eye)
+                self._store(7, near.lights.astype(np.float32))
+                self._store(8, np.concatenate([near.counts.ravel(), near.cells.ravel()]))
+            elif 8 not in self._storage:
+                self._store(7, np.zeros(12, np.float32))
+                self._store(8, np.zeros(1, np.int32))
+            self._store(9, bulbs)
+        shadow = ShadowView.around(view.eye, light.sun_direction)
+        rows = buffers.frame_rows(
+            view, light, shadow.rows(studio.shadow_side), near.origin, len(near.lights), len(bulbs), before or view
+        )
+        studio.frame.write(rows.tobytes())
+        studio.frame.bind_to_uniform_block(0)
+        for binding, buffer in self._storage.items():
+            buffer.bind_to_storage_buffer(binding)
+        return self._rasterise(view), shadow
+
+    def _rasterise(self, view: CameraView) -> Targets:
+        targets = self._studio.targets(view.spec.width, view.spec.height)
+        key = (id(self._stage), self._stage.tick, view.spec, view.pose)
+        if targets.key == key:
+            return targets
+        gl, town = self._studio.device.context, self._stage.town
+        away = np.linalg.norm(town.chunk_centre - view.eye, axis=1)
+        seen = (away >= town.chunk_near) & (away < town.chunk_far)
+        seen &= _in_view(view, town.chunk_centre, town.chunk_radius)
+        chunks = np.flatnonzero(seen)
+        chunks = chunks[np.argsort(away[chunks] - town.chunk_radius[chunks])]  # near first: hidden ones fail early
+        drawn = self._stage.drawn
+        actors = np.flatnonzero(_in_view(view, drawn.matrix[:, :, 3], drawn.radius))
+        targets.raster.use()
+        targets.raster.clear(depth=0.0)
+        gl.enable_only(gl.DEPTH_TEST)
+        gl.depth_func = ">"
+        self._draw(self._raster_faces, actors, chunks)
+        targets.key = key
+        return targets
+
+    def _draw(self, faces: Any, actors: np.ndarray, chunks: np.ndarray) -> None:
+        """Draw some of the actors and of the town's chunks with one call."""
+        town, drawn = self._stage.town, self._stage.drawn
+        calls = np.zeros(len(actors) + len(chunks), buffers.DRAW)
+        if not len(calls):
+            return
+        calls["instances"] = 1
+        a, c = calls[: len(actors)], calls[len(actors) :]
+        a["first"], a["count"], a["base"] = 3 * drawn.start[actors], 3 * drawn.count[actors], actors + 1
+        c["first"] = 3 * town.chunk_start[chunks]
+        c["count"] = 3 * (town.chunk_end - town.chunk_start)[chunks]
+        if self._draws.size < calls.nbytes:
+            self._draws = self._studio.device.context.buffer(reserve=2 * calls.nbytes)
+        else:
+            self._draws.orphan()
+        self._draws.write(calls)
+        faces.render_indirect(self._draws, count=len(calls))
+
+    def _draw_shadows(self, view: ShadowView) -> None:
+        studio, stage = self._studio, self._stage
+        key = (id(stage), stage.tick, tuple(view.centre))
+        if studio.shadow_key == key:
+            return
+        gl, town, drawn, side = studio.device.context, stage.town, stage.drawn, studio.shadow_side
+        target = studio.shadow_target
+        target.viewport = 0, 0, 2 * side, 2 * side
+        target.use()
+        target.clear(depth=1.0)
+        gl.enable_only(gl.DEPTH_TEST)
+        gl.depth_func = "<"
+        gl.polygon_offset = 1.5, 2.0
+        for number, reach_m in enumerate(REACH_M):
+            target.viewport = (number & 1) * side, (number >> 1) * side, side, side
+            studio.shadow["reach_m"] = reach_m
+            chunks = town.chunk_traced & view.near(town.chunk_centre, town.chunk_radius, reach_m)
+            actors = view.near(drawn.matrix[:, :, 3], drawn.radius, reach_m)
+            self._draw(self._shadow_faces, np.flatnonzero(actors), np.flatnonzero(chunks))
+        gl.polygon_offset = 0.0, 0.0
+        studio.shadow_key = key
+
+    def _camera(self, kind: str, view: CameraView) -> np.ndarray:
+        studio = self._studio
+        gl = studio.device.context
+        targets, shadow = self._begin(view, colour=kind == "rgb")
+        if kind == "rgb":
+            if self._stage.lighting.casts_shadows:
+                self._draw_shadows(shadow)
+            screen = studio.shade_screen
+            for unit, table in enumerate((studio.noise, self._sky, studio.tone, studio.shadow_maps), start=2):
+                table.use(unit)
+        else:
+            screen = studio.labels_screen
+            studio.labels["kind"] = _LABELS[kind]
+        return self._screen(targets, targets.picture, screen, np.empty((view.spec.height, view.spec.width, 4), np.uint8))
+
+    def _flow(self, view: CameraView, before: CameraView, matrices_before: np.ndarray) -> np.ndarray:
+        self._store(7, matrices_before.astype(np.float32))
+        targets, _ = self._begin(view, before)
+        out = np.empty((view.spec.height, view.spec.width, 2), np.float32)
+        return self._screen(targets, targets.flow, self._studio.flow_screen, out)
+
+    def _screen(self, targets: Targets, target: Any, screen: Any, out: np.ndarray) -> np.ndarray:
+        """Run a pass over all pixels, and read what it wrote into `out`."""
+        gl = self._studio.device.context
+        targets.ids.use(0)
+        targets.depth.use(1)
+        target.use()
+        gl.enable_only(gl.NOTHING)
+        screen.render(vertices=3)
+        dtype = "f1" if out.dtype == np.uint8 else "f4"
+        target.read_into(out, components=out.shape[2], alignment=1, dtype=dtype)
+        return out
+
+
+def _in_view(view: CameraView, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """(N,) which spheres touch the view, as `raster._outside`."""
+    offset = centres - view.eye
+    depth = offset @ view.axes[:, 0]
+    inside = depth >= -radii
+    for axis, pixels in ((1, view.spec.width), (2, view.spec.height)):
+        half = 0.5 * pixels / view.focal_px
+        inside &= np.abs(offset @ view.axes[:, axis]) - half * depth <= radii * math.sqrt(1.0 + half * half)
+    return inside
+
+
+def _source(name: str) -> str:
+    return resources.files(__package__).joinpath("shaders", name).read_text(encoding="utf-8")
+
+
+def _constants() -> str:
+    """The processor's constants, for the colour program."""
+    whole = {
+        **{shade.name: int(shade) for shade in Shade},
+        "NOISE_SIZE": shading.NOISE_SIZE,
+        "NOISE_LEVELS": shading.NOISE_LEVELS,
+        "SKY_WIDTH": SKY_WIDTH,
+        "SKY_HEIGHT": SKY_HEIGHT,
+        "TONE_SIZE": len(tone_table()),
+        "CELLS": local_lights.CELLS,
+        "MOST_IN_CELL": local_lights.MOST_IN_CELL,
+    }
+    real = {
+        "SKY_LOW": SKY_LOW,
+        "SHADOW_REACH_M": shading.SHADOW_REACH_M,
+        "CELL_M": local_lights.CELL_M,
+    }
+    lines = [f"const int {name} = {value};" for name, value in whole.items()]
+    return "\n".join(lines + [f"const float {name} = {value!r};" for name, value in real.items()])

@@ -1,0 +1,61 @@
+"""Where the sun's shadow maps lie: four squares around the camera, each twice as wide as the one before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: half sides; the widest holds all points up to `shading.SHADOW_REACH_M` away, wherever the centre snaps to
+REACH_M = (16.0, 32.0, 64.0, 128.0)
+#: the centre moves in steps of whole texels of all maps, so that edges of shadows do not crawl from tick to tick,
+#: and cameras of one car share their maps
+STEP_M = 4.0
+#: how far along the sun's direction things are in the maps: 150 m above any point, as the processor's rays reach
+HALF_DEPTH_M = 300.0
+
+
+@dataclass(frozen=True)
+class ShadowView:
+    """The maps' place.
+
+    Attributes:
+        centre: (3,) world frame.
+        across, along: (3,) unit vectors of the maps' sides, square to the sun's direction.
+        sun_direction: (3,) unit vector to the sun.
+    """
+
+    centre: np.ndarray
+    across: np.ndarray
+    along: np.ndarray
+    sun_direction: np.ndarray
+
+    @classmethod
+    def around(cls, eye: np.ndarray, sun_direction: np.ndarray) -> ShadowView:
+        """The maps about a camera at (3,)."""
+        helper = np.array([0.0, 0.0, 1.0]) if abs(sun_direction[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
+        across = np.cross(helper, sun_direction)
+        across /= np.linalg.norm(across)
+        along = np.cross(sun_direction, across)
+        axes = np.stack([across, along, sun_direction])
+        centre = axes.T @ (np.floor(axes @ eye / STEP_M + 0.5) * STEP_M)
+        return cls(centre, across, along, sun_direction)
+
+    def rows(self, side_texels: int) -> np.ndarray:
+        """(4, 4) for the shaders' frame: centre, across, along, reach."""
+        return np.array(
+            [
+                [*self.centre, side_texels],
+                [*self.across, HALF_DEPTH_M],
+                [*self.along, 0.0],
+                REACH_M,
+            ]
+        )
+
+    def near(self, centres: np.ndarray, radii: np.ndarray, reach_m: float) -> np.ndarray:
+        """(N,) which spheres at (N, 3) may throw a shadow into the map of that half side."""
+        offset = centres - self.centre
+        reach = reach_m + radii
+        inside = (np.abs(offset @ self.across) < reach) & (np.abs(offset @ self.along) < reach)
+        # from what is far below the map's ground nothing falls on it
+        return inside & (offset @ self.sun_direction > -2.0 * reach_m - radii)
