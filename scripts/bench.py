@@ -164,7 +164,9 @@ def log(ticks: int, read_ticks: int, json_file: Path | None) -> None:
     write_json(json_file, results_json([*writing, *reading]))
 
 
-def simulator(ticks: int, town: str, vehicles: int, walkers: int, json_file: Path | None) -> None:
+def simulator(
+    ticks: int, town: str, vehicles: int, walkers: int, renderer: str, json_file: Path | None
+) -> None:
     """Measure the embedded simulator.
 
     Raises:
@@ -174,9 +176,78 @@ def simulator(ticks: int, town: str, vehicles: int, walkers: int, json_file: Pat
 
     with console.status("measuring") as status:
         rows = run_simulator_benchmark(
-            ticks=ticks, town=town, vehicles=vehicles, walkers=walkers, progress=status.update
+            ticks=ticks,
+            town=town,
+            vehicles=vehicles,
+            walkers=walkers,
+            renderer=renderer,
+            progress=status.update,
         )
     show_rows("Simulator", rows, json_file)
+
+
+def cameras(
+    town: str,
+    vehicles: int,
+    sizes: str,
+    views: int,
+    renderers: str,
+    pictures: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Draw the same views by several renderers.
+
+    Raises:
+        TickdriveError: an unknown town or renderer, a size that cannot be read, or no EGL for `egl`.
+    """
+    from tickdrive.leaderboard.simulator.camera_benchmark import CameraBenchmark
+
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+    with console.status("measuring") as status:
+        rows = CameraBenchmark(
+            town=town,
+            vehicles=vehicles,
+            sizes=_sizes(sizes),
+            views=views,
+            renderers=tuple(renderers.split(",")),
+            pictures=pictures,
+        ).run(status.update)
+    show_rows("Cameras", _side_by_side(rows), None)
+    told = "; ".join(dict.fromkeys(row["drawn_by"] for row in rows))
+    console.print(f"{town} with {vehicles} cars, {views} views of each; {told}", markup=False, soft_wrap=True)
+    write_json(json_file, results_json(rows))
+
+
+def _side_by_side(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each picture, the renderers beside each other."""
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        name, kind = row["renderer"], row["kind"].partition("_")[0]
+        line = lines.setdefault(
+            (row["weather"], row["size"], kind), {"scene": row["weather"], "size": row["size"], "kind": kind}
+        )
+        line[f"{name} ms (p90)"] = f"{row['p50_ms']:.2f} ({row['p90_ms']:.2f})"
+        if len(lines) and name != rows[0]["renderer"]:
+            line[f"{name} faster"] = f"{row['faster']:.2f}x"
+            line["apart"] = (
+                f"{row['mean_diff']:.2f} of 255"
+                if kind == "rgb"
+                else f"{100.0 * (1.0 - row['labels_equal']):.3f} %"
+            )
+    return list(lines.values())
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """`512x256,800x600`.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    pairs = [each.partition("x")[::2] for each in text.split(",")]
+    if not all(width.isdigit() and height.isdigit() for width, height in pairs):
+        raise ConfigError(f"--sizes {text} are no sizes of pictures.", "Write them as 512x256,800x600.")
+    return tuple((int(width), int(height)) for width, height in pairs)
 
 
 def accuracy(recordings: Sequence[Path], checkpoint: str, json_file: Path | None) -> None:

@@ -21,6 +21,7 @@ from tickdrive.scripts.cli_options import (
     CarlaOption,
     EngineOption,
     JsonOption,
+    RendererOption,
     SetOption,
     TownsOption,
     WrapOption,
@@ -67,6 +68,7 @@ def drive(
     ] = None,
     xodr: Annotated[Path | None, typer.Option(help="Any OpenDRIVE file, as the town.")] = None,
     seed: Annotated[int, typer.Option(help="Traffic, lights, noise and a drawn route.")] = 0,
+    renderer: RendererOption = "cpu",
     agent: AgentOption = "diffusion",
     agent_config: AgentConfigOption = None,
     wrap: WrapOption = True,
@@ -90,6 +92,7 @@ def drive(
             town=town,
             xodr=xodr,
             seed=seed,
+            renderer=renderer,
             agent=agent,
             agent_config=agent_config,
             wrap=wrap,
@@ -126,6 +129,7 @@ def evaluate(
         int, typer.Option(help="How often each route is driven; repetition k has seed + k.")
     ] = 1,
     carla: CarlaOption = None,
+    renderer: RendererOption = "cpu",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results. Default: runs/<date>-<file>.")
     ] = None,
@@ -209,6 +213,7 @@ def evaluate(
                 scenario_runner_root=scenario_runner_root,
                 carla_root=carla_root,
                 towns=towns,
+                renderer=renderer,
                 carla=carla,
                 subset=subset,
                 skip_unknown_towns=skip_unknown_towns,
@@ -240,6 +245,7 @@ def evaluate(
             carla=carla,
             towns=towns,
             skip_unknown_towns=skip_unknown_towns,
+            renderer=renderer,
             out=out,
             resume=resume,
             frames=frames,
@@ -285,11 +291,12 @@ def sim(
     seed: Annotated[int, typer.Option(help="Lights and sensor noise.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of the renderer.", min=1)] = 1,
     towns: TownsOption = None,
+    renderer: RendererOption = "cpu",
 ) -> None:
     """Serve the embedded simulator alone: any carla 0.9.16 client can connect."""
     from tickdrive.scripts import sim as command
 
-    command.run(town, xodr, host, port, seed, threads, towns)
+    command.run(town, xodr, host, port, seed, threads, towns, renderer)
 
 
 @app.command("carla-root")
@@ -297,11 +304,12 @@ def carla_root_command(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
     towns: TownsOption = None,
     seed: Annotated[int, typer.Option(help="Lights and sensor noise.")] = 0,
+    renderer: RendererOption = "cpu",
 ) -> None:
     """Make a folder whose CarlaUE4.sh takes CARLA's flags and starts the embedded simulator."""
     from tickdrive.scripts import carla_root as command
 
-    command.run(folder, towns, seed)
+    command.run(folder, towns, seed, renderer)
 
 
 @app.command()
@@ -322,6 +330,7 @@ def record(
     student_share: Annotated[float, typer.Option(help="Share of the time in which it drives.")] = 0.7,
     student_steps: Annotated[int, typer.Option(help="Its denoising steps.", min=1)] = 10,
     stride_ticks: Annotated[int, typer.Option(help="A sample every so many ticks.", min=1)] = 5,
+    renderer: RendererOption = "cpu",
 ) -> None:
     """Record the expert: what the agent's sensors see, and what the expert would do. Resumes."""
     from tickdrive.scripts import record as command
@@ -339,6 +348,7 @@ def record(
             student_share=student_share,
             student_steps=student_steps,
             stride_ticks=stride_ticks,
+            renderer=renderer,
         )
     )
 

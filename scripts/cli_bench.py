@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tickdrive.scripts.cli_options import JsonOption, TownsOption
+from tickdrive.scripts.cli_options import JsonOption, RendererOption, TownsOption
 
 _LeaderboardRoot = Annotated[Path | None, typer.Option(envvar="LEADERBOARD_ROOT", help="Its checkout.")]
 _ScenarioRunnerRoot = Annotated[
@@ -82,12 +82,35 @@ def bench_sim(
     town: Annotated[str, typer.Option(help="A shipped town.")] = "TickTown01",
     vehicles: Annotated[int, typer.Option(help="Cars under the Traffic Manager.", min=0)] = 30,
     walkers: Annotated[int, typer.Option(help="Walkers.", min=0)] = 10,
+    renderer: RendererOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
     """The simulator with a leaderboard's sensors and traffic, through the real client."""
     from tickdrive.scripts import bench as command
 
-    command.simulator(ticks, town, vehicles, walkers, json_file)
+    command.simulator(ticks, town, vehicles, walkers, renderer, json_file)
+
+
+@bench.command("cameras")
+def bench_cameras(
+    renderers: Annotated[
+        str, typer.Option(help="By comma; the others are compared with the first.")
+    ] = "cpu,egl",
+    town: Annotated[str, typer.Option(help="A shipped town.")] = "TickTown01",
+    vehicles: Annotated[int, typer.Option(help="Cars in the town.", min=0)] = 40,
+    sizes: Annotated[
+        str, typer.Option(help="Sizes of the pictures, by comma.")
+    ] = "512x256,800x600,1920x1080",
+    views: Annotated[int, typer.Option(help="Places for each weather and size.", min=1)] = 20,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder for a picture of each, the renderers side by side.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """The same views by the simulator's renderers: how long a picture takes, and how far they agree."""
+    from tickdrive.scripts import bench as command
+
+    command.cameras(town, vehicles, sizes, views, renderers, pictures, json_file)
 
 
 @bench.command("scenarios")

@@ -33,6 +33,13 @@ CarlaOption = Annotated[
         metavar="HOST:PORT", help="A CARLA server that is already running, instead of the embedded one."
     ),
 ]
+RendererOption = Annotated[
+    str,
+    typer.Option(
+        help="What draws the embedded simulator's cameras: cpu, egl (a graphics card), or auto (the card, if "
+        "there is one)."
+    ),
+]
 TownsOption = Annotated[
     Path | None,
     typer.Option(

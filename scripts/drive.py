@@ -42,6 +42,7 @@ class DriveOptions:
     town: str | None = None
     xodr: Path | None = None
     seed: int = 0
+    renderer: str = "cpu"
     agent: str = "diffusion"
     agent_config: str | None = None
     wrap: bool = True
@@ -71,7 +72,13 @@ def run(options: DriveOptions) -> None:
     started = time.monotonic()
     town = route.town if route else options.town or next(iter(opendrive))
     with server(
-        console, options.carla, town, options.xodr, options.seed, folder / "simulator.log"
+        console,
+        options.carla,
+        town,
+        options.xodr,
+        options.seed,
+        folder / "simulator.log",
+        renderer=options.renderer,
     ) as simulator:
         if route is None:
             route = _drawn_route(simulator, town, options, opendrive)

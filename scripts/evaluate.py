@@ -29,6 +29,7 @@ from tickdrive.scripts.drive import split_settings
 from tickdrive.scripts.known_towns import in_known_towns
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import configs_folder, new_run_folder
+from tickdrive.scripts.session import ready_text
 from tickdrive.scripts.stopping import terminated_as_interrupted
 from tickdrive.scripts.watching import LiveLine
 
@@ -51,6 +52,7 @@ class EvaluateOptions:
     carla: str | None = None
     towns: Path | None = None
     skip_unknown_towns: bool = False
+    renderer: str = "cpu"
     out: Path | None = None
     resume: bool = False
     frames: bool = False
@@ -135,7 +137,7 @@ def _simulator(options: EvaluateOptions, town: str, folder: Path, wait_s: float)
         return Running(*parse_address(options.carla), wait_s, first_wait_s=0.0)
     logs = folder / LOGS_FOLDER
     logs.mkdir(exist_ok=True)
-    return _Told(town, options.towns, options.seed, logs)
+    return _Told(town, options.towns, options.seed, logs, options.renderer)
 
 
 class _Told(Embedded):
@@ -148,7 +150,7 @@ class _Told(Embedded):
         started = time.monotonic()
         with console.status("starting the simulator (the first start compiles, about half a minute)"):
             super().prepare()
-        console.print(f"  simulator ready after {time.monotonic() - started:.1f} s", style="dim")
+        console.print(ready_text(started, self.drawn_by), style="dim", markup=False, soft_wrap=True)
 
 
 def _say_loss(route_id: str | None, why: str, again: bool) -> None:

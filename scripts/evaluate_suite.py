@@ -43,6 +43,7 @@ class SuiteOptions:
     scenario_runner_root: Path | None
     carla_root: Path | None = None
     towns: Path | None = None
+    renderer: str = "cpu"
     carla: str | None = None
     subset: str = ""
     skip_unknown_towns: bool = False
@@ -93,7 +94,7 @@ def run(options: SuiteOptions) -> None:
     )
     _keep_manifest(folder, options, agent)
     if checkout.suite.starts_carla and options.carla_root is None:
-        root = make_carla_root(folder / "carla", towns, options.settings.seed)
+        root = make_carla_root(folder / "carla", towns, options.settings.seed, options.renderer)
         checkout = open_checkout(options.suite, options.leaderboard_root, options.scenario_runner_root, root)
     lengths_m = {route.name: _length_m(route) for route in routes}
     pending = {drive: lengths_m[drive.route] for drive in records.pending()}
@@ -165,7 +166,7 @@ def _simulator(
         return Running(*parse_address(options.carla), options.settings.timeout_s, first_wait_s=0.0)
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
-    return Embedded(routes[0].town, towns, options.settings.seed, logs)
+    return Embedded(routes[0].town, towns, options.settings.seed, logs, options.renderer)
 
 
 def _keep_manifest(folder: Path, options: SuiteOptions, agent: UpstreamAgent) -> None:

@@ -36,6 +36,7 @@ class RecordOptions:
     student: str = ""
     student_share: float = 0.7
     student_steps: int = 10
+    renderer: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,10 @@ def _drive(drive: _Drive) -> str:
     )
     evaluation = EvaluationConfig(seed=drive.seed, blocked_s=60.0, traffic=traffic)
     with SimulatorProcess.start(
-        town=drive.town, seed=drive.seed, log_path=results / "simulator.log"
+        town=drive.town,
+        seed=drive.seed,
+        renderer=options.renderer,
+        log_path=results / "simulator.log",
     ) as server:
         evaluator = Evaluator(evaluation, server.host, server.port, server.alive)
         routes = read_routes(drive.routes_file, drive.route_id)

@@ -31,6 +31,7 @@ def server(
     seed: int = 0,
     log_path: Path | None = None,
     towns: Path | None = None,
+    renderer: str = "cpu",
 ) -> Iterator[Server]:
     """Give a running simulator.
 
@@ -42,6 +43,7 @@ def server(
         seed: of the embedded one.
         log_path: its log.
         towns: folder of further towns for the embedded one, as `<name>.xodr`.
+        renderer: what draws the embedded one's cameras, see `render.choice`.
 
     Raises:
         ServerError: it cannot be started; the last lines of its log are in the message.
@@ -55,8 +57,19 @@ def server(
     started = time.monotonic()
     with console.status("starting the simulator (the first start compiles, about half a minute)"):
         process = SimulatorProcess.start(
-            town=None if xodr else town, xodr_path=xodr, towns=towns, seed=seed, log_path=log_path
+            town=None if xodr else town,
+            xodr_path=xodr,
+            towns=towns,
+            seed=seed,
+            renderer=renderer,
+            log_path=log_path,
         )
     with process:
-        console.print(f"  simulator ready after {time.monotonic() - started:.1f} s", style="dim")
+        console.print(ready_text(started, process.drawn_by), style="dim", markup=False, soft_wrap=True)
         yield Server(process.host, process.port, process.alive)
+
+
+def ready_text(started: float, drawn_by: str) -> str:
+    """That the embedded simulator is there; the renderer is told where it is not the usual one."""
+    by = "" if drawn_by == "cpu" else f", cameras drawn by {drawn_by}"
+    return f"  simulator ready after {time.monotonic() - started:.1f} s{by}"

@@ -13,7 +13,14 @@ from tickdrive.scripts.output import console
 
 
 def run(
-    town: str, xodr: Path | None, host: str, port: int, seed: int, threads: int, towns: Path | None = None
+    town: str,
+    xodr: Path | None,
+    host: str,
+    port: int,
+    seed: int,
+    threads: int,
+    towns: Path | None = None,
+    renderer: str = "cpu",
 ) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
@@ -36,11 +43,13 @@ def run(
             seed=seed,
             threads=threads,
             towns=towns,
+            renderer=renderer,
         )
     with process:
         console.print(
             f"serving {xodr or town} as CARLA 0.9.16 on {host}:{port} and {port + 1}; Ctrl-C stops it"
         )
+        console.print(f"  cameras drawn by {process.drawn_by}", style="dim", markup=False, soft_wrap=True)
         console.print(
             f'  python -c "import carla; print(carla.Client({host!r}, {port}).get_world().get_map().name)"'
         )

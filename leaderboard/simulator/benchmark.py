@@ -34,6 +34,7 @@ def run_simulator_benchmark(
     vehicles: int = 30,
     walkers: int = 10,
     threads: int = 1,
+    renderer: str = "cpu",
     suites: tuple[str, ...] = ("no sensors", "leaderboard"),
     progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -45,12 +46,14 @@ def run_simulator_benchmark(
         vehicles: cars under the Traffic Manager.
         walkers: pedestrians under `WalkerControl`.
         threads: of the server's renderer.
+        renderer: what draws the cameras, see `render.choice`.
         suites: names of `SUITES`, a row each.
         progress: told what happens.
 
     Returns:
         Rows with `name`, `ticks_per_s`, `p50_ms`, `p99_ms`, `peak_rss_mb` (of the server), `vehicles`,
-        `walkers`, `ticks`, `town`. A tick ends when every sensor's data of its frame is with the client.
+        `walkers`, `ticks`, `town`, `drawn_by`. A tick ends when every sensor's data of its frame is with the
+        client.
 
     Raises:
         ServerError: the server or the client failed.
@@ -58,7 +61,7 @@ def run_simulator_benchmark(
     tell = progress or (lambda text: None)
     rows = []
     tell(f"starting the simulator with {town}")
-    with SimulatorProcess.start(town, threads=threads) as server:
+    with SimulatorProcess.start(town, threads=threads, renderer=renderer) as server:
         for name in suites:
             tell(f"{name}: {ticks} ticks")
             measured = _client_run(server, SUITES[name], ticks, vehicles, walkers)
@@ -70,6 +73,7 @@ def run_simulator_benchmark(
                     "peak_rss_mb": round(server.peak_rss_mb(), 1),
                     "ticks": ticks,
                     "town": town,
+                    "drawn_by": server.drawn_by,
                 }
             )
     return rows

@@ -19,6 +19,7 @@ from tickdrive.leaderboard.simulator.geometry import Pose
 from tickdrive.leaderboard.simulator.interfaces import CameraSpec, LidarSpec, Weather
 from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
+from tickdrive.leaderboard.simulator.render.pictures import PicturesMaker
 from tickdrive.leaderboard.simulator.render.renderer import Renderer
 from tickdrive.leaderboard.simulator.scene.build import TownScene, build_scene
 from tickdrive.leaderboard.simulator.towns.catalogue import (
@@ -80,15 +81,15 @@ class TownLibrary:
     """Builds towns and keeps the last few, so that reloading one costs nothing.
 
     Args:
-        threads: threads of the renderer.
+        make_pictures: what draws their cameras; None for the processor with one thread.
         folder: of further towns, as `<name>.xodr`; they go before shipped ones of the same name.
 
     Raises:
         ServerError: there is no such folder, or no such file in it.
     """
 
-    def __init__(self, threads: int = 1, folder: Path | None = None) -> None:
-        self._threads = threads
+    def __init__(self, make_pictures: PicturesMaker | None = None, folder: Path | None = None) -> None:
+        self._make_pictures = make_pictures
         self._files = {} if folder is None else town_files(folder)
         self._built: OrderedDict[tuple[str, str], Town] = OrderedDict()
 
@@ -130,7 +131,7 @@ class TownLibrary:
             started = time.perf_counter()
             network = RoadNetwork.from_xodr(name, xodr)
             scene = build_scene(network)
-            renderer = Renderer(scene, self._threads)
+            renderer = Renderer(scene, self._make_pictures)
             _warm_up(renderer)
             town = Town(name, network, scene, renderer)
             log.info("built %s in %.1f s", name, time.perf_counter() - started)

@@ -15,7 +15,8 @@ from types import TracebackType
 
 import psutil
 
-from tickdrive.leaderboard.simulator.server import READY
+from tickdrive.leaderboard.simulator.render.choice import check_renderer
+from tickdrive.leaderboard.simulator.server import DRAWN_BY, READY
 from tickdrive.planner.errors import ServerError
 
 _POLL_S = 0.05
@@ -49,6 +50,7 @@ class SimulatorProcess:
         port: RPC port; streams use the next.
         pid: its process.
         log_path: where it writes its log.
+        drawn_by: what draws its cameras, for people: `cpu`, or `egl` with the card.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], host: str, port: int, log_path: Path) -> None:
@@ -56,6 +58,7 @@ class SimulatorProcess:
         self.port = port
         self.pid = process.pid
         self.log_path = log_path
+        self.drawn_by = ""
         self._process = process
         self._peak_rss_mb = 0.0
 
@@ -69,6 +72,7 @@ class SimulatorProcess:
         port: int | None = None,
         seed: int = 0,
         threads: int = 1,
+        renderer: str = "cpu",
         towns: Path | None = None,
         log_path: str | Path | None = None,
         timeout_s: float = 180.0,
@@ -83,12 +87,14 @@ class SimulatorProcess:
             port: RPC port; None takes a free pair.
             seed: of everything random on the server's side.
             threads: of its renderer.
+            renderer: what draws the cameras, see `render.choice`.
             towns: folder of further towns, as `<name>.xodr`.
             log_path: file for its log; None makes a temporary one.
             timeout_s: how long it may take; the first start on a machine compiles.
             progress: called with the seconds waited so far, about 20 times a second.
 
         Raises:
+            ConfigError: an unknown renderer.
             ServerError: it died or was not ready in time; the last lines of its log are in the message.
         """
         if (town is None) == (xodr_path is None):
@@ -99,6 +105,7 @@ class SimulatorProcess:
         where = ["--town", town] if town is not None else ["--xodr", str(xodr_path)]
         command = [sys.executable, "-m", "tickdrive.leaderboard.simulator.server", *where]
         command += ["--host", host, "--port", str(port), "--seed", str(seed), "--threads", str(threads)]
+        command += ["--renderer", check_renderer(renderer)]
         command += ["--watch-parent", str(os.getpid())]
         if towns is not None:
             command += ["--towns", str(towns)]
@@ -122,7 +129,9 @@ class SimulatorProcess:
         started = time.monotonic()
         while True:
             waited = time.monotonic() - started
-            if READY in self._log():
+            log = self._log()
+            if READY in log:
+                self.drawn_by = log.partition(DRAWN_BY)[2].partition("\n")[0]
                 return
             self.check()
             if waited > timeout_s:

@@ -23,6 +23,7 @@ from tickdrive.leaderboard.simulator.commands import CommandService
 from tickdrive.leaderboard.simulator.episode import Town, TownLibrary
 from tickdrive.leaderboard.simulator.protocol.rpc import MethodTable, RpcConnection
 from tickdrive.leaderboard.simulator.protocol.streams import StreamConnection
+from tickdrive.leaderboard.simulator.render.choice import RENDERERS, choose_pictures
 from tickdrive.leaderboard.simulator.rpc_actors import ActorService
 from tickdrive.leaderboard.simulator.rpc_lights import LightService
 from tickdrive.leaderboard.simulator.rpc_parts import PartService
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 2000
 #: beginning of the line that says the server can be connected to
 READY = "tickdrive simulator ready"
+#: beginning of the line before it, which ends with what draws the cameras
+DRAWN_BY = "tickdrive cameras drawn by: "
 _PARENT_POLL_S = 1.0
 
 
@@ -144,6 +147,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of everything random on the server's side")
     parser.add_argument("--threads", type=int, default=1, help="threads of the renderer")
     parser.add_argument(
+        "--renderer",
+        choices=RENDERERS,
+        default="cpu",
+        help="what draws the cameras: the processor, a graphics card, or the card if there is one",
+    )
+    parser.add_argument(
         "--watch-parent",
         type=int,
         nargs="?",
@@ -167,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        library = TownLibrary(options.threads, options.towns)
+        make_pictures = choose_pictures(options.renderer, options.threads)
+        print(f"{DRAWN_BY}{make_pictures.description}", flush=True)
+        library = TownLibrary(make_pictures, options.towns)
         town = _first_town(options, library)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_main(options, library, town))

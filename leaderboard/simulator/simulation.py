@@ -23,6 +23,7 @@ from tickdrive.leaderboard.simulator.protocol.streams import WORLD_STREAM, Strea
 from tickdrive.leaderboard.simulator.sensors import View
 from tickdrive.leaderboard.simulator.snapshot import world_frame
 from tickdrive.leaderboard.simulator.world import Ids, World
+from tickdrive.planner.errors import ServerError
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Simulation:
         self._last_sent_s: dict[int, float] = {}
         self._ticker: object | None = None
         self._orphaned_at: float | None = None
+        self._fatal: ServerError | None = None
         self._loading = asyncio.Lock()
         self._frame_done: asyncio.Event = asyncio.Event()
         self.world = self._new_world(town)
@@ -189,6 +191,9 @@ class Simulation:
             view.delta_s = since_s
             try:
                 payload = sensor.observe(actor, view)
+            except ServerError as error:
+                self._fatal = error
+                raise
             except Exception:
                 log.exception("%s (id=%d) failed in frame %d", actor.type_id, actor.actor_id, world.frame)
                 continue
@@ -242,8 +247,12 @@ class Simulation:
         return self.hub.is_heard(WORLD_STREAM)
 
     async def run(self) -> None:
-        """Free-run in asynchronous mode, in real time; take over a synchronous world that lost its ticker."""
-        while True:
+        """Free-run in asynchronous mode, in real time; take over a synchronous world that lost its ticker.
+
+        Raises:
+            ServerError: what draws or senses cannot go on (the graphics card is lost).
+        """
+        while self._fatal is None:
             started = time.monotonic()
             if self._orphaned_at is not None and started - self._orphaned_at > ORPHAN_GRACE_S:
                 log.warning("the client that ticked is gone: the world goes on in asynchronous mode")
@@ -257,3 +266,4 @@ class Simulation:
                     log.exception("a tick failed")
             spent = time.monotonic() - started
             await asyncio.sleep(max(_POLL_S, self.settings.delta_s - spent))
+        raise self._fatal

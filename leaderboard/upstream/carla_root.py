@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tickdrive.leaderboard.simulator.render.choice import check_renderer
 from tickdrive.leaderboard.simulator.server import DEFAULT_PORT
 from tickdrive.leaderboard.simulator.towns.catalogue import shipped_files, town_files, town_names
 from tickdrive.leaderboard.upstream.checkout import OPEN_DRIVE
@@ -74,16 +75,17 @@ def _port(argument: str, value: str) -> int:
     return int(value)
 
 
-def make_carla_root(folder: Path, towns: Path | None = None, seed: int = 0) -> Path:
+def make_carla_root(folder: Path, towns: Path | None = None, seed: int = 0, renderer: str = "cpu") -> Path:
     """Make the folder, or make it anew.
 
     Args:
         folder: where; it may exist where it was made by this.
         towns: folder of further towns, as `<name>.xodr`.
         seed: of the simulator.
+        renderer: what draws its cameras, see `render.choice`.
 
     Raises:
-        ConfigError: a folder with another CarlaUE4.sh in it is there already.
+        ConfigError: a folder with another CarlaUE4.sh in it is there already, or an unknown renderer.
         ServerError: `towns` is no folder of towns.
     """
     script = folder / "CarlaUE4.sh"
@@ -104,6 +106,7 @@ def make_carla_root(folder: Path, towns: Path | None = None, seed: int = 0) -> P
     for name, path in files.items():
         (maps / f"{name}.xodr").symlink_to(path)
     command = [sys.executable, "-m", "tickdrive.leaderboard.upstream.carla_root", f"--seed={seed}"]
+    command.append(f"--renderer={check_renderer(renderer)}")
     if towns is not None:
         command.append(f"--towns={towns.resolve()}")
     script.write_text(f'#!/bin/sh\n{_MARK}\nexec {shlex.join(command)} -- "$@"\n')
@@ -136,6 +139,8 @@ def server_command(own: Sequence[str], carla: Sequence[str], watch: str | None) 
         str(flags.port),
         "--seed",
         options.get("seed", "0"),
+        "--renderer",
+        options.get("renderer", "cpu"),
     ]
     if "towns" in options:
         command += ["--towns", options["towns"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess, free_port_pair
+from tickdrive.leaderboard.simulator.render.choice import check_renderer
 from tickdrive.leaderboard.simulator_watch import PortProbe
 from tickdrive.planner.errors import ServerError
 
@@ -83,14 +84,16 @@ class Embedded:
         towns: folder of further towns.
         seed: its own.
         logs: folder for its logs, one for every start.
+        renderer: what draws its cameras, see `render.choice`.
     """
 
     host = "127.0.0.1"
     port = 0
     ours = True
 
-    def __init__(self, town: str, towns: Path | None, seed: int, logs: Path) -> None:
+    def __init__(self, town: str, towns: Path | None, seed: int, logs: Path, renderer: str = "cpu") -> None:
         self._town, self._towns, self._seed, self._logs = town, towns, seed, logs
+        self._renderer = check_renderer(renderer)
         self._process: SimulatorProcess | None = None
         self._starts = len(list(logs.glob("simulator-*.log")))
 
@@ -106,9 +109,15 @@ class Embedded:
                 town=self._town,
                 towns=self._towns,
                 seed=self._seed,
+                renderer=self._renderer,
                 log_path=self._logs / f"simulator-{self._starts}.log",
             )
             self.port = self._process.port
+
+    @property
+    def drawn_by(self) -> str:
+        """What draws its cameras, for people; empty before the first start."""
+        return self._process.drawn_by if self._process is not None else ""
 
     def alive(self) -> bool:
         """Whether its process runs."""

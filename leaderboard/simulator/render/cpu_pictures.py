@@ -18,11 +18,12 @@ class CpuMaker:
 
     Args:
         threads: that shade an image; one is enough for the rig, and the result is the same.
+        why: why the processor draws, where that was not asked for.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, why: str = "") -> None:
         self._threads = max(1, threads)
-        self.description = "cpu" if self._threads == 1 else f"cpu, {self._threads} threads"
+        self.description = f"cpu ({why})" if why else "cpu"
 
     def __call__(self, stage: Stage) -> CpuPictures:
         """Pictures of a stage."""
@@ -137,7 +138,9 @@ class CpuPictures:
     def _shade(self, view: CameraView, inverse_z: np.ndarray, ids: np.ndarray, image: np.ndarray) -> None:
         stage, spec, light = self._stage, view.spec, self._stage.lighting
         town, models, drawn, table = stage.town, stage.models, stage.drawn, stage.table
-        near = local_lights.arrange(stage.near_lights, view.eye) if len(stage.near_lights) else self._no_lights
+        near = (
+            local_lights.arrange(stage.near_lights, view.eye) if len(stage.near_lights) else self._no_lights
+        )
 
         def rows(first: int, last: int) -> None:
             shading.shade(

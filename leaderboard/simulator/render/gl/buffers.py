@@ -50,7 +50,7 @@ def actor_rows(drawn: DrawnArrays) -> np.ndarray:
 
 
 def bulb_rows(lit: LitBulbs, view: CameraView) -> np.ndarray:
-    """(N, 8) float32 halos in a view: column, row, distance, radius in pixels; colour times strength, nothing.
+    """(N, 8) float32 halos in a view: column, row, z, radius in pixels; colour times strength, nothing.
 
     As `images.glow`, which also looks whether something hides the bulb; here the shader does.
     """

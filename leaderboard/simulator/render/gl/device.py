@@ -71,7 +71,7 @@ class GlDevice:
         try:
             result = job()
         except Exception as error:
-            if isinstance(error, ServerError) or type(error).__module__.partition(".")[0] != "moderngl":
+            if isinstance(error, ServerError) or type(error).__module__ != "_moderngl":
                 raise
             raise self._failed(str(error)) from error
         code = self.context.error
@@ -79,11 +79,16 @@ class GlDevice:
             raise self._failed(code)
         return result
 
+    def close(self) -> None:
+        """Give the context back and end the thread."""
+        self._thread.submit(self.context.release).result()
+        self._thread.shutdown()
+
     def _failed(self, what: str) -> ServerError:
         return ServerError(
             f"OpenGL on {self.renderer} failed: {what}.",
-            "The card may be out of memory or its driver was reset (see the kernel's log); start the simulator "
-            "again, with --renderer cpu if it comes back.",
+            "The card may be out of memory, or its driver was reset (see the kernel's log); start the "
+            "simulator again, with --renderer cpu if it comes back.",
         )
 
 
@@ -109,13 +114,18 @@ def _open_on_this_thread(thread: ThreadPoolExecutor) -> GlDevice:
         import moderngl
     except ImportError as error:
         raise NoEgl(f"The package moderngl is missing ({error}).", _INSTALL) from error
-    libraries = {"libegl": _library("EGL", "libEGL.so.1"), "libgl": _library("OpenGL", "libGL.so.1", "libOpenGL.so.0")}
+    # its annotations do not fit what it takes
+    create_context: Any = moderngl.create_context
+    libraries = {
+        "libegl": _library("EGL", "libEGL.so.1"),
+        "libgl": _library("OpenGL", "libGL.so.1", "libOpenGL.so.0"),
+    }
     said: list[str] = []
     fallback: GlDevice | None = None
     one = "GLCONTEXT_DEVICE_INDEX" in os.environ
     for index in range(1 if one else _MOST_DEVICES):
         try:
-            context = moderngl.create_context(
+            context = create_context(
                 require=GL_VERSION, standalone=True, backend="egl", device_index=index, **libraries
             )
         except Exception as error:  # moderngl raises bare exceptions of many kinds
@@ -138,6 +148,7 @@ def _open_on_this_thread(thread: ThreadPoolExecutor) -> GlDevice:
 
 
 def _ready(device: GlDevice) -> GlDevice:
+    device.context.__enter__()  # another that was tried may be the thread's current one
     device.context.gc_mode = "context_gc"
     return device
 

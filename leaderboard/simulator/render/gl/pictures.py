@@ -1,4 +1,4 @@
-"""Cameras drawn by OpenGL: triangles into a raster of numbers and depths, then one pass for each kind of picture.
+"""Cameras drawn by OpenGL: triangles into a raster of numbers and depths, then a pass for each kind.
 
 The raster is that of the processor's `raster.rasterise`, on the card; the passes are its `shading`, `images`
 and `motion` in GLSL (`shaders/`). The sun's shadows are maps (`shadows`) instead of rays.
@@ -7,114 +7,39 @@ and `motion` in GLSL (`shaders/`). The sun's shadows are maps (`shadows`) instea
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from tickdrive.leaderboard.simulator.render import local_lights, shading
+from tickdrive.leaderboard.simulator.render import local_lights
 from tickdrive.leaderboard.simulator.render.gl import buffers
 from tickdrive.leaderboard.simulator.render.gl.device import GlDevice
 from tickdrive.leaderboard.simulator.render.gl.shadows import REACH_M, ShadowView
-from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_LOW, SKY_WIDTH, tone_table
+from tickdrive.leaderboard.simulator.render.gl.studio import Studio, Targets
+from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_WIDTH
 from tickdrive.leaderboard.simulator.render.pictures import CameraView
 from tickdrive.leaderboard.simulator.render.stage import Stage
-from tickdrive.leaderboard.simulator.scene.mesh import Shade
 
-SHADOW_SIDE = 2048
-_KEPT_SIZES = 8
 _LABELS = {"depth": 0, "semantic_segmentation": 1, "instance_segmentation": 2, "normals": 3}
-_GLSL = "#version 430\n"
 
 
-class Studio:
-    """What all towns share on the card: programs, targets of each size, tables, the shadow maps.
+class EglMaker:
+    """Makes `EglPictures`, all on one card.
 
     Args:
         device: the card.
-        shadow_side: texels of a shadow map's side.
+
+    Raises:
+        ServerError: the card refuses a shader, or has no memory for the shadow maps.
     """
 
-    def __init__(self, device: GlDevice, shadow_side: int = SHADOW_SIDE) -> None:
-        self.device = device
-        self.shadow_side = shadow_side
-        self.sizes: OrderedDict[tuple[int, int], Targets] = OrderedDict()
+    def __init__(self, device: GlDevice) -> None:
+        self._studio = Studio(device)
         self.description = f"egl, {device.description}"
-        device.do(self._build)
-
-    def _build(self) -> None:
-        gl = self.device.context
-        stage, surface = _source("stage.glsl"), _source("surface.glsl")
-        screen = _GLSL + _source("screen.vert")
-
-        def screen_program(name: str, constants: str = "") -> Any:
-            body = _source(name).replace("//@constants", constants)
-            return gl.program(screen, _GLSL + stage + surface + body)
-
-        drawn = _GLSL + stage + _source("drawn.glsl")
-        self.raster = gl.program(drawn + _source("raster.vert"), _GLSL + _source("raster.frag"))
-        self.shadow = gl.program(drawn + _source("shadow.vert"), _GLSL + _source("shadow.frag"))
-        self.labels = screen_program("labels.frag")
-        self.flow = screen_program("flow.frag")
-        self.shade = screen_program("shade.frag", _constants())
-        for program in (self.labels, self.flow, self.shade):
-            for unit, name in enumerate(("raster_ids", "raster_depth", "noise", "sky", "tone", "shadow_maps")):
-                if name in program:
-                    program[name] = unit
-        self.labels_screen = gl.vertex_array(self.labels, [])
-        self.flow_screen = gl.vertex_array(self.flow, [])
-        self.shade_screen = gl.vertex_array(self.shade, [])
-        n = shading.NOISE_SIZE
-        self.noise = gl.texture_array(
-            (n, n, shading.NOISE_LEVELS), 1, shading.noise_pyramid().tobytes(), dtype="f4"
-        )
-        tone = tone_table()
-        self.tone = gl.texture((len(tone), 1), 1, tone.tobytes())
-        self.frame = gl.buffer(reserve=17 * 16)
-        self.shadow_maps = gl.depth_texture((2 * self.shadow_side,) * 2)
-        self.shadow_maps.compare_func = "<="
-        self.shadow_maps.filter = gl.LINEAR, gl.LINEAR
-        self.shadow_target = gl.framebuffer(depth_attachment=self.shadow_maps)
-        #: whose shadows, of which tick and place, the maps hold
-        self.shadow_key: tuple[object, ...] | None = None
-
-    def targets(self, width: int, height: int) -> Targets:
-        """Targets of a size; the last few sizes are kept."""
-        found = self.sizes.pop((width, height), None)
-        if found is None:
-            found = Targets.make(self.device.context, width, height)
-        self.sizes[width, height] = found
-        if len(self.sizes) > _KEPT_SIZES:
-            self.sizes.popitem(last=False)
-        return found
 
     def __call__(self, stage: Stage) -> EglPictures:
         """Pictures of a stage."""
-        return EglPictures(stage, self)
-
-
-@dataclass
-class Targets:
-    """What a picture of one size is drawn into; `key` tells what the raster shows."""
-
-    ids: Any
-    depth: Any
-    raster: Any
-    picture: Any
-    flow: Any
-    key: tuple[object, ...] | None = None
-
-    @classmethod
-    def make(cls, gl: Any, width: int, height: int) -> Targets:
-        """New ones; the raster is (face, actor) and 1 / z."""
-        size = width, height
-        ids, depth = gl.texture(size, 2, dtype="i4"), gl.texture(size, 1, dtype="f4")
-        raster = gl.framebuffer([ids, depth], gl.depth_renderbuffer(size))
-        picture = gl.framebuffer([gl.renderbuffer(size, 4)])
-        flow = gl.framebuffer([gl.renderbuffer(size, 2, dtype="f4")])
-        return cls(ids, depth, raster, picture, flow)
+        return EglPictures(stage, self._studio)
 
 
 class EglPictures:
@@ -128,6 +53,10 @@ class EglPictures:
         self._no_lights = local_lights.no_lights()
         #: by binding, see the shaders
         self._storage: dict[int, Any] = {}
+        self._draws: Any = None
+        self._instances: Any = None
+        self._raster_faces: Any = None
+        self._shadow_faces: Any = None
         self._sky: Any = None
         self._sky_of: np.ndarray | None = None
         studio.device.do(self._upload_town)
@@ -220,7 +149,13 @@ class EglPictures:
             self._store(9, bulbs)
         shadow = ShadowView.around(view.eye, light.sun_direction)
         rows = buffers.frame_rows(
-            view, light, shadow.rows(studio.shadow_side), near.origin, len(near.lights), len(bulbs), before or view
+            view,
+            light,
+            shadow.rows(studio.shadow_side),
+            near.origin,
+            len(near.lights),
+            len(bulbs),
+            before or view,
         )
         studio.frame.write(rows.tobytes())
         studio.frame.bind_to_uniform_block(0)
@@ -238,7 +173,9 @@ class EglPictures:
         seen = (away >= town.chunk_near) & (away < town.chunk_far)
         seen &= _in_view(view, town.chunk_centre, town.chunk_radius)
         chunks = np.flatnonzero(seen)
-        chunks = chunks[np.argsort(away[chunks] - town.chunk_radius[chunks])]  # near first: hidden ones fail early
+        chunks = chunks[
+            np.argsort(away[chunks] - town.chunk_radius[chunks])
+        ]  # near first: hidden ones fail early
         drawn = self._stage.drawn
         actors = np.flatnonzero(_in_view(view, drawn.matrix[:, :, 3], drawn.radius))
         targets.raster.use()
@@ -291,7 +228,6 @@ class EglPictures:
 
     def _camera(self, kind: str, view: CameraView) -> np.ndarray:
         studio = self._studio
-        gl = studio.device.context
         targets, shadow = self._begin(view, colour=kind == "rgb")
         if kind == "rgb":
             if self._stage.lighting.casts_shadows:
@@ -302,7 +238,9 @@ class EglPictures:
         else:
             screen = studio.labels_screen
             studio.labels["kind"] = _LABELS[kind]
-        return self._screen(targets, targets.picture, screen, np.empty((view.spec.height, view.spec.width, 4), np.uint8))
+        return self._screen(
+            targets, targets.picture, screen, np.empty((view.spec.height, view.spec.width, 4), np.uint8)
+        )
 
     def _flow(self, view: CameraView, before: CameraView, matrices_before: np.ndarray) -> np.ndarray:
         self._store(7, matrices_before.astype(np.float32))
@@ -332,28 +270,3 @@ def _in_view(view: CameraView, centres: np.ndarray, radii: np.ndarray) -> np.nda
         half = 0.5 * pixels / view.focal_px
         inside &= np.abs(offset @ view.axes[:, axis]) - half * depth <= radii * math.sqrt(1.0 + half * half)
     return inside
-
-
-def _source(name: str) -> str:
-    return resources.files(__package__).joinpath("shaders", name).read_text(encoding="utf-8")
-
-
-def _constants() -> str:
-    """The processor's constants, for the colour program."""
-    whole = {
-        **{shade.name: int(shade) for shade in Shade},
-        "NOISE_SIZE": shading.NOISE_SIZE,
-        "NOISE_LEVELS": shading.NOISE_LEVELS,
-        "SKY_WIDTH": SKY_WIDTH,
-        "SKY_HEIGHT": SKY_HEIGHT,
-        "TONE_SIZE": len(tone_table()),
-        "CELLS": local_lights.CELLS,
-        "MOST_IN_CELL": local_lights.MOST_IN_CELL,
-    }
-    real = {
-        "SKY_LOW": SKY_LOW,
-        "SHADOW_REACH_M": shading.SHADOW_REACH_M,
-        "CELL_M": local_lights.CELL_M,
-    }
-    lines = [f"const int {name} = {value};" for name, value in whole.items()]
-    return "\n".join(lines + [f"const float {name} = {value!r};" for name, value in real.items()])

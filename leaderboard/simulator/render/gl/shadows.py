@@ -8,10 +8,10 @@ import numpy as np
 
 #: half sides; the widest holds all points up to `shading.SHADOW_REACH_M` away, wherever the centre snaps to
 REACH_M = (16.0, 32.0, 64.0, 128.0)
-#: the centre moves in steps of whole texels of all maps, so that edges of shadows do not crawl from tick to tick,
-#: and cameras of one car share their maps
+#: the centre moves in steps of whole texels of all maps, so that edges of shadows do not crawl from tick to
+#: tick, and cameras of one car share their maps
 STEP_M = 4.0
-#: how far along the sun's direction things are in the maps: 150 m above any point, as the processor's rays reach
+#: how far along the sun's direction things are in the maps: the processor's rays reach 150 m
 HALF_DEPTH_M = 300.0
 
 
