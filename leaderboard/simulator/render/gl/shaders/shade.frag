@@ -93,7 +93,7 @@ float sunlight(vec3 point, vec3 normal, float z) {
         vec2 place = vec2(dot(shadow_across.xyz, at), dot(shadow_along.xyz, at)) / reach;
         float depth = 0.5 - 0.5 * dot(sun_direction.xyz, at) / shadow_across.w;
         vec2 quarter = vec2(map & 1, map >> 1);
-        return texture(shadow_maps, vec3(0.5 * (quarter + 0.5 + 0.5 * place), depth));
+        return textureLod(shadow_maps, vec3(0.5 * (quarter + 0.5 + 0.5 * place), depth), 0.0);
     }
     return 1.0;
 }
