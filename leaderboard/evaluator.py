@@ -59,6 +59,7 @@ class Evaluator:
         opendrive: town -> OpenDRIVE text, for towns that the server does not have itself.
         on_lost: called with the outcome, on another thread, when the server died while the main thread hangs
             in a call to it (see `simulator_watch`). The process is ended when it returns.
+        renderer: that the embedded simulator was asked for; empty for another server. It is noted.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class Evaluator:
         is_alive: Callable[[], bool] | None = None,
         opendrive: Mapping[str, str] | None = None,
         on_lost: Callable[[EvaluationOutcome], None] | None = None,
+        renderer: str = "",
     ) -> None:
         self._config = config
         self._host, self._port = host, port
         self._is_alive = is_alive or PortProbe(host, port)
         self._on_lost = on_lost or (lambda outcome: None)
         self._opendrive = dict(opendrive or {})
+        self._renderer = renderer
 
     def run(
         self,
@@ -106,7 +109,9 @@ class Evaluator:
         observer = Observers(tuple(observers))
         agent_class = load_agent_class(agent)
         tasks = make_tasks(routes, self._config)
-        results = open_results(self._config, routes, agent, out_dir, resume, given_up, observer)
+        results = open_results(
+            self._config, routes, agent, out_dir, resume, given_up, observer, self._renderer
+        )
         pending = set(results.pending())
         if not pending:
             return conclude(results, interrupted=False, crashed=False)
@@ -171,6 +176,7 @@ def open_results(
     resume: bool,
     given_up: Mapping[str, Failure] | None = None,
     observer: Observer | None = None,
+    renderer: str = "",
 ) -> Results:
     """The results file of an evaluation, new or to go on with; see `Results.open`."""
     return Results.open(
@@ -182,6 +188,7 @@ def open_results(
             "rules": config.rules,
             "seed": config.seed,
             "config_hash": config_hash(config),
+            **({"renderer": renderer} if renderer else {}),
             "skipped_scenarios": _skipped(routes, config.scenarios.enabled, observer or Observer()),
         },
         resume=resume,

@@ -27,6 +27,7 @@ from tickdrive.leaderboard.carla_session import server_answers
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.evaluator import EvaluationOutcome, Evaluator, conclude, open_results
 from tickdrive.leaderboard.observer import Observer, RouteStart, TickView
+from tickdrive.leaderboard.results import Results
 from tickdrive.leaderboard.routes import Route
 from tickdrive.leaderboard.scoring import Failure
 from tickdrive.leaderboard.simulator_watch import EXIT_SIMULATOR_LOST, leave_process, lost_server
@@ -51,6 +52,7 @@ class EvaluationJob:
         agent: who drives.
         folder: of the results.
         observers: makes those that watch the drives, in the process that drives.
+        renderer: that the embedded simulator was asked for; empty for another server.
     """
 
     config: EvaluationConfig
@@ -58,6 +60,7 @@ class EvaluationJob:
     agent: AgentSpec
     folder: Path
     observers: Callable[[], Sequence[Observer]]
+    renderer: str = ""
 
 
 class RetriedEvaluation:
@@ -101,19 +104,24 @@ class RetriedEvaluation:
         Raises:
             TickdriveError: see `Evaluator.run`; and a `ServerError` where the simulator cannot be had.
         """
-        job = self._job
-        results = open_results(job.config, job.routes, job.agent, job.folder, resume)
+        results = self._results(resume)
         interrupted = done = False
         try:
             while not done and results.pending():
                 done = self._attempt()
-                results = open_results(job.config, job.routes, job.agent, job.folder, True, self._given_up)
+                results = self._results(True)
         except KeyboardInterrupt:
             interrupted = True
         finally:
             self._simulator.stop()
-        results = open_results(job.config, job.routes, job.agent, job.folder, True, self._given_up)
+        results = self._results(True)
         return conclude(results, interrupted, crashed=Failure.SIMULATION in self._given_up.values())
+
+    def _results(self, resume: bool) -> Results:
+        job = self._job
+        return open_results(
+            job.config, job.routes, job.agent, job.folder, resume, self._given_up, renderer=job.renderer
+        )
 
     def _attempt(self) -> bool:
         """One process; whether it is done with all routes."""
@@ -316,7 +324,9 @@ def _evaluate(drive: _Drive, connection: Connection) -> None:
     def is_alive() -> bool:
         return not connection.poll()  # nothing else is told any more, see `tell_loss`
 
-    evaluator = Evaluator(job.config, drive.host, drive.port, is_alive, on_lost=on_lost)
+    evaluator = Evaluator(
+        job.config, drive.host, drive.port, is_alive, on_lost=on_lost, renderer=job.renderer
+    )
     observers = [_Beat(connection), *job.observers()]
     outcome = evaluator.run(
         job.routes, job.agent, job.folder, observers, resume=True, given_up=drive.given_up

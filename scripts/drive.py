@@ -94,7 +94,14 @@ def run(options: DriveOptions) -> None:
             )
         if options.agent == "diffusion" and chosen.config is not None:
             load_models(chosen.config)
-        evaluator = Evaluator(evaluation, simulator.host, simulator.port, simulator.is_alive, opendrive)
+        evaluator = Evaluator(
+            evaluation,
+            simulator.host,
+            simulator.port,
+            simulator.is_alive,
+            opendrive,
+            renderer="" if options.carla else options.renderer,
+        )
         outcome = evaluator.run([route], chosen.spec, folder, observers)
     if live.first_tick_at is not None:
         console.print(f"  first tick after {live.first_tick_at - started:.1f} s", style="dim")

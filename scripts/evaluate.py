@@ -95,6 +95,7 @@ def run(options: EvaluateOptions) -> None:
         chosen.spec,
         folder,
         functools.partial(_observers, folder, evaluation.budget_ms, options.frames),
+        "" if options.carla else options.renderer,
     )
     simulator = _simulator(options, routes[0].town, folder, evaluation.server_timeout_s)
     with terminated_as_interrupted():

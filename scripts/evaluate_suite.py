@@ -184,10 +184,12 @@ def _keep_manifest(folder: Path, options: SuiteOptions, agent: UpstreamAgent) ->
         "track": agent.track,
         "seed": options.settings.seed,
         "wrap": options.wrap,
+        "renderer": "" if options.carla else options.renderer,
     }
     if path.exists():
         try:
-            before: Mapping[str, Any] = json.loads(path.read_text())
+            # older ones do not tell the renderer
+            before: Mapping[str, Any] = {"renderer": now["renderer"], **json.loads(path.read_text())}
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: {error}.", "Give another --out.") from error
         differs = [

@@ -12,8 +12,8 @@ void main() {
     bool hit = surface_at(pixel, ray, s);
     ivec3 bytes = ivec3(0);
     if (kind == 0) {
-        float part = hit ? min(1.0, s.z / FAR_M) : 1.0;
-        int code = int(part * 16777215.0 + 0.5);
+        // a float holds 24 bits: half a step more than all of them is one too many
+        int code = hit ? min(int(s.z / FAR_M * 16777215.0 + 0.5), 16777215) : 16777215;
         bytes = ivec3(code >> 16, code >> 8, code) & 255;
     } else if (kind == 3) {
         if (hit) {

@@ -76,7 +76,7 @@ vec3 facade(vec4 p, vec2 q, float u, float z, float footprint) {
         frame = 1.3;
     }
     float mean = 4.0 * half_width * tall;
-    return vec3(mix(inside, mean, blur), lattice(int(i), int(j), int(q.y * 100.0)), frame);
+    return vec3(mix(inside, mean, blur), lattice(int(i), int(j), int(q.y)), frame);
 }
 
 // Share of the sun that reaches a point; 1 beyond the maps.
