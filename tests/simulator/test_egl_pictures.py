@@ -157,9 +157,9 @@ def test_the_suns_disc_and_its_glints_agree(pair, views):
     eye = Pose(view.x, view.y, view.z + 0.8, 8.0, view.yaw)
     darkest = [picture[..., :3].min(axis=2) for picture in both(pair, "rgb", eye)]
     tag = both(pair, "semantic_segmentation", eye)[0][..., 2]
-    for part, bright in ((Tag.CAR, 150), (Tag.SKY, 230)):
+    for part, bright in ((Tag.CAR, 150), (Tag.SKY, 252)):
         ours, theirs = ((each > bright) & (tag == part) for each in darkest)
-        assert ours.sum() > 300
+        assert ours.sum() > 60
         assert (ours != theirs).sum() < 0.05 * ours.sum()
 
 
