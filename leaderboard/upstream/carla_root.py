@@ -106,7 +106,8 @@ def make_carla_root(folder: Path, towns: Path | None = None, seed: int = 0, rend
     for name, path in files.items():
         (maps / f"{name}.xodr").symlink_to(path)
     command = [sys.executable, "-m", "tickdrive.leaderboard.upstream.carla_root", f"--seed={seed}"]
-    command.append(f"--renderer={check_renderer(renderer)}")
+    if check_renderer(renderer) != "cpu":
+        command.append(f"--renderer={renderer}")
     if towns is not None:
         command.append(f"--towns={towns.resolve()}")
     script.write_text(f'#!/bin/sh\n{_MARK}\nexec {shlex.join(command)} -- "$@"\n')
@@ -139,11 +140,10 @@ def server_command(own: Sequence[str], carla: Sequence[str], watch: str | None) 
         str(flags.port),
         "--seed",
         options.get("seed", "0"),
-        "--renderer",
-        options.get("renderer", "cpu"),
     ]
-    if "towns" in options:
-        command += ["--towns", options["towns"]]
+    for name in ("towns", "renderer"):
+        if name in options:
+            command += [f"--{name}", options[name]]
     if watch:
         command += ["--watch-process", watch]
     if flags.ignored:

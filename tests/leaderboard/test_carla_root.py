@@ -45,9 +45,11 @@ def test_streams_on_another_port_are_refused():
 
 def test_the_servers_command_has_what_the_script_was_made_with(tmp_path, capsys):
     (tmp_path / "Mine.xodr").write_text(read_town("TickTown02"))
-    own = ["--seed=4", f"--towns={tmp_path}"]
+    own = ["--seed=4", f"--towns={tmp_path}", "--renderer=auto"]
     command = server_command(own, ["Mine", "-carla-rpc-port=3000", "-nosound"], "77")
-    assert command[3:] == (f"--town Mine --port 3000 --seed 4 --towns {tmp_path} --watch-process 77".split())
+    assert command[3:] == (
+        f"--town Mine --port 3000 --seed 4 --towns {tmp_path} --renderer auto --watch-process 77".split()
+    )
     assert "no use for -nosound" in capsys.readouterr().err
 
 
@@ -57,6 +59,8 @@ def test_a_folder_of_another_carla_is_left_alone(tmp_path):
         make_carla_root(tmp_path)
     with pytest.raises(ServerError, match="is no folder"):
         make_carla_root(tmp_path / "new", tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="no renderer 'elg'"):
+        make_carla_root(tmp_path / "new", renderer="elg")
 
 
 def test_the_script_starts_the_simulator_which_ends_with_the_process_it_is_told_to_watch(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from tickdrive.leaderboard.simulator.geometry import Pose
 from tickdrive.leaderboard.simulator.interfaces import Box, CameraSpec, DrawnActor, LightColour, Tag, Weather
+from tickdrive.leaderboard.simulator.render.cpu_pictures import CpuMaker
 from tickdrive.leaderboard.simulator.render.renderer import Renderer
 from tickdrive.leaderboard.simulator.scene.build import build_scene
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town, town_names
@@ -286,7 +287,7 @@ def test_equal_calls_give_equal_pictures(scene, renderer, road, kind):
     renderer.camera(kind, SPEC, eye)
     renderer.begin_tick(actors, states, DAY)
     assert renderer.camera(kind, SPEC, eye).tobytes() == first.tobytes()
-    other = Renderer(scene, threads=2)
+    other = Renderer(scene, CpuMaker(threads=2))
     other.begin_tick(actors, states, DAY)
     assert other.camera(kind, SPEC, eye).tobytes() == first.tobytes()
     other.close()
