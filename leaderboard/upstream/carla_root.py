@@ -88,6 +88,7 @@ def make_carla_root(folder: Path, towns: Path | None = None, seed: int = 0, rend
         ConfigError: a folder with another CarlaUE4.sh in it is there already, or an unknown renderer.
         ServerError: `towns` is no folder of towns.
     """
+    check_renderer(renderer)
     script = folder / "CarlaUE4.sh"
     if script.exists() and _MARK not in script.read_text(errors="replace"):
         raise ConfigError(f"{script} is not tickdrive's: a CARLA is installed there.", "Name another folder.")
@@ -106,7 +107,7 @@ def make_carla_root(folder: Path, towns: Path | None = None, seed: int = 0, rend
     for name, path in files.items():
         (maps / f"{name}.xodr").symlink_to(path)
     command = [sys.executable, "-m", "tickdrive.leaderboard.upstream.carla_root", f"--seed={seed}"]
-    if check_renderer(renderer) != "cpu":
+    if renderer != "cpu":
         command.append(f"--renderer={renderer}")
     if towns is not None:
         command.append(f"--towns={towns.resolve()}")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import math
+import queue
+import sys
 import weakref
 
+import carla
 import numpy as np
 import pytest
 
+from tickdrive.leaderboard.simulator.episode import TownLibrary
 from tickdrive.leaderboard.simulator.geometry import Pose
 from tickdrive.leaderboard.simulator.interfaces import Box, CameraSpec, DrawnActor, LightColour, Tag, Weather
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess
@@ -18,6 +23,8 @@ from tickdrive.leaderboard.simulator.render.gl.device import NoEgl, open_device
 from tickdrive.leaderboard.simulator.render.gl.pictures import EglMaker
 from tickdrive.leaderboard.simulator.render.renderer import Renderer
 from tickdrive.leaderboard.simulator.scene.build import build_scene
+from tickdrive.leaderboard.simulator.simulation import Simulation
+from tickdrive.leaderboard.simulator.spawn import spawn
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.simulator.towns.network import RoadNetwork
 from tickdrive.planner.errors import ConfigError, ServerError
@@ -252,8 +259,22 @@ def test_what_opengl_refuses_is_an_error_of_the_server(device):
     assert device.do(lambda: 7) == 7  # and it is not told again
 
 
+def test_a_lost_card_ends_the_server(device, maker, monkeypatch):
+    """Its cameras would be silent for ever, and who waits for them with it."""
+    library = TownLibrary(maker)
+    simulation = Simulation(library, library.named("TickTown02"), seed=0, stream_port=2001)
+    spawn(simulation.world, [0, "sensor.camera.rgb", []], [[0.0, 0.0, 2.0], [0.0, 0.0, 0.0]], None)
+    monkeypatch.setattr(simulation.hub, "is_heard", lambda stream: True)
+    pictures = simulation.world.town.renderer._pictures
+    monkeypatch.setattr(
+        pictures, "_camera", lambda kind, view: device.context.buffer(reserve=1 << 46), raising=True
+    )
+    with pytest.raises(ServerError, match="OpenGL on"):
+        asyncio.run(asyncio.wait_for(simulation.run(), 20.0))
+
+
 def test_what_is_missing_is_said(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "moderngl", None)
+    monkeypatch.setitem(sys.modules, "moderngl", None)
     with pytest.raises(NoEgl, match=r"moderngl is missing.*pip install 'tickdrive\[egl\]'"):
         choice.choose_pictures("egl")
     assert choice.choose_pictures("auto").description == f"cpu ({choice.NO_CARD})"
@@ -276,8 +297,6 @@ def test_auto_takes_no_card_that_the_processor_plays(device, caplog):
 
 
 def test_the_server_draws_with_it_and_says_so(device):
-    import carla
-
     with SimulatorProcess.start("TickTown02", renderer="egl") as server:
         assert server.drawn_by.startswith("egl, ") and device.renderer in server.drawn_by
         client = carla.Client(server.host, server.port)
@@ -290,7 +309,7 @@ def test_the_server_draws_with_it_and_says_so(device):
         place = world.get_map().get_spawn_points()[0]
         place.location.z += 2.0
         camera = world.spawn_actor(blueprint, place)
-        pictures = __import__("queue").Queue()
+        pictures = queue.Queue()
         camera.listen(pictures.put)
         world.tick()
         picture = pictures.get(timeout=30.0)
