@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 from tickdrive.leaderboard.simulator.launch import SimulatorProcess, free_port_pair
+from tickdrive.leaderboard.simulator.render.choice import RENDERERS
 
 DEFAULT_TOWNS = ("TickTown01", "TickTown02", "TickTown03")
 MOST_GROWTH = 0.10
@@ -188,9 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--ticks", type=int, default=20, help="of each episode")
     parser.add_argument("--followers", type=int, default=1, help="further clients")
+    parser.add_argument("--renderer", choices=RENDERERS, default="cpu", help="what draws the cameras")
     options = parser.parse_args(arguments)
     towns = tuple(options.town or DEFAULT_TOWNS)
-    with SimulatorProcess.start(towns[0], towns=options.towns) as server:
+    with SimulatorProcess.start(towns[0], towns=options.towns, renderer=options.renderer) as server:
         outcome = soak(server, towns, options.episodes, options.ticks, options.followers)
         if not outcome.resident_mb:
             print(f"no episode ended (status {outcome.status})\n{outcome.log}\n{server.tail()}")
