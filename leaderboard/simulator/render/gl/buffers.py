@@ -13,6 +13,8 @@ from tickdrive.leaderboard.simulator.scene.mesh import MaterialArrays
 #: a draw call of `glMultiDrawArraysIndirect`, at moderngl's stride
 DRAW = np.dtype([("count", "u4"), ("instances", "u4"), ("first", "u4"), ("base", "u4"), ("pad", "u4")])
 
+VERTEX_BYTES, FACE_BYTES = 6 * 4, 8 * 4
+
 
 def vertex_rows(vertices: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """(V, 6) float32 position and normal."""

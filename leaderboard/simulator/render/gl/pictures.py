@@ -48,8 +48,9 @@ class EglPictures:
     def __init__(self, stage: Stage, studio: Studio) -> None:
         self._stage = stage
         self._studio = studio
+        self._number = studio.new_number()
         self._uploaded_tick = -1
-        self._model_faces = -1
+        self._sent_vertices = self._sent_faces = 0
         self._no_lights = local_lights.no_lights()
         #: by binding, see the shaders
         self._storage: dict[int, Any] = {}
@@ -81,8 +82,8 @@ class EglPictures:
         gl, town = self._studio.device.context, self._stage.town
         self._store(1, buffers.vertex_rows(town.vertices, town.vertex_normals))
         self._store(2, buffers.face_rows(town.faces, town.materials, town.face_normals, town.instances))
-        self._store(3, np.zeros(6, np.float32))
-        self._store(4, np.zeros(8, np.uint32))
+        for binding in (3, 4, 7, 8, 9):  # none of them may be missing, though empty
+            self._store(binding, np.zeros(16, np.float32))
         self._draws = gl.buffer(reserve=buffers.DRAW.itemsize)
         self._number_actors(0)
 
@@ -99,6 +100,17 @@ class EglPictures:
         if data.nbytes:
             old.write(data)
 
+    def _append(self, binding: int, rows: np.ndarray, after_bytes: int) -> None:
+        """Put an array behind what a storage buffer holds."""
+        old = self._storage[binding]
+        end = after_bytes + rows.nbytes
+        if old.size < end:
+            gl = self._studio.device.context
+            self._storage[binding] = gl.buffer(reserve=2 * end)
+            if after_bytes:
+                gl.copy_buffer(self._storage[binding], old, after_bytes)
+        self._storage[binding].write(rows, offset=after_bytes)
+
     def _number_actors(self, count: int) -> None:
         """Give draw calls their actor: -1 for the town, then 0, 1, …; a per-instance attribute."""
         studio, gl = self._studio, self._studio.device.context
@@ -113,10 +125,13 @@ class EglPictures:
         if self._uploaded_tick == stage.tick:
             return
         models = stage.models
-        if self._model_faces != len(models.faces):
-            self._store(3, buffers.vertex_rows(models.vertices, models.vertex_normals))
-            self._store(4, buffers.face_rows(models.faces, models.slots, models.face_normals))
-            self._model_faces = len(models.faces)
+        v, f = self._sent_vertices, self._sent_faces
+        if len(models.faces) > f:  # new models stand behind those that are there
+            vertices = buffers.vertex_rows(models.vertices[v:], models.vertex_normals[v:])
+            self._append(3, vertices, v * buffers.VERTEX_BYTES)
+            faces = buffers.face_rows(models.faces[f:], models.slots[f:], models.face_normals[f:])
+            self._append(4, faces, f * buffers.FACE_BYTES)
+            self._sent_vertices, self._sent_faces = len(models.vertices), len(models.faces)
         self._store(5, buffers.actor_rows(stage.drawn))
         self._store(6, buffers.material_rows(stage.table))
         if len(stage.drawn.start) > self._numbered:
@@ -143,21 +158,13 @@ class EglPictures:
                 near = local_lights.arrange(stage.near_lights, view.eye)
                 self._store(7, near.lights.astype(np.float32))
                 self._store(8, np.concatenate([near.counts.ravel(), near.cells.ravel()]))
-            elif 8 not in self._storage:
-                self._store(7, np.zeros(12, np.float32))
-                self._store(8, np.zeros(1, np.int32))
             self._store(9, bulbs)
         shadow = ShadowView.around(view.eye, light.sun_direction)
-        rows = buffers.frame_rows(
-            view,
-            light,
-            shadow.rows(studio.shadow_side),
-            near.origin,
-            len(near.lights),
-            len(bulbs),
-            before or view,
+        place = shadow.rows(studio.shadow_side)
+        lights = len(near.lights)
+        studio.frame.write(
+            buffers.frame_rows(view, light, place, near.origin, lights, len(bulbs), before or view)
         )
-        studio.frame.write(rows.tobytes())
         studio.frame.bind_to_uniform_block(0)
         for binding, buffer in self._storage.items():
             buffer.bind_to_storage_buffer(binding)
@@ -165,7 +172,7 @@ class EglPictures:
 
     def _rasterise(self, view: CameraView) -> Targets:
         targets = self._studio.targets(view.spec.width, view.spec.height)
-        key = (id(self._stage), self._stage.tick, view.spec, view.pose)
+        key = (self._number, self._stage.tick, view.spec, view.pose)
         if targets.key == key:
             return targets
         gl, town = self._studio.device.context, self._stage.town
@@ -173,9 +180,8 @@ class EglPictures:
         seen = (away >= town.chunk_near) & (away < town.chunk_far)
         seen &= _in_view(view, town.chunk_centre, town.chunk_radius)
         chunks = np.flatnonzero(seen)
-        chunks = chunks[
-            np.argsort(away[chunks] - town.chunk_radius[chunks])
-        ]  # near first: hidden ones fail early
+        # near first: what is hidden then fails the depth test early
+        chunks = chunks[np.argsort(away[chunks] - town.chunk_radius[chunks])]
         drawn = self._stage.drawn
         actors = np.flatnonzero(_in_view(view, drawn.matrix[:, :, 3], drawn.radius))
         targets.raster.use()
@@ -206,7 +212,7 @@ class EglPictures:
 
     def _draw_shadows(self, view: ShadowView) -> None:
         studio, stage = self._studio, self._stage
-        key = (id(stage), stage.tick, tuple(view.centre))
+        key = (self._number, stage.tick, tuple(view.centre))
         if studio.shadow_key == key:
             return
         gl, town, drawn, side = studio.device.context, stage.town, stage.drawn, studio.shadow_side
@@ -238,9 +244,8 @@ class EglPictures:
         else:
             screen = studio.labels_screen
             studio.labels["kind"] = _LABELS[kind]
-        return self._screen(
-            targets, targets.picture, screen, np.empty((view.spec.height, view.spec.width, 4), np.uint8)
-        )
+        out = np.empty((view.spec.height, view.spec.width, 4), np.uint8)
+        return self._screen(targets, targets.picture, screen, out)
 
     def _flow(self, view: CameraView, before: CameraView, matrices_before: np.ndarray) -> np.ndarray:
         self._store(7, matrices_before.astype(np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 from importlib import resources
@@ -14,6 +15,8 @@ from tickdrive.leaderboard.simulator.scene.mesh import Shade
 
 SHADOW_SIDE = 2048
 _KEPT_SIZES = 8
+#: names in the shaders, by texture unit
+_TEXTURES = ("raster_ids", "raster_depth", "noise", "sky", "tone", "shadow_maps")
 _GLSL = "#version 430\n"
 
 
@@ -28,7 +31,8 @@ class Studio:
     def __init__(self, device: GlDevice, shadow_side: int = SHADOW_SIDE) -> None:
         self.device = device
         self.shadow_side = shadow_side
-        self.sizes: OrderedDict[tuple[int, int], Targets] = OrderedDict()
+        self._sizes: OrderedDict[tuple[int, int], Targets] = OrderedDict()
+        self._numbers = itertools.count()
         device.do(self._build)
 
     def _build(self) -> None:
@@ -47,9 +51,7 @@ class Studio:
         self.flow = screen_program("flow.frag")
         self.shade = screen_program("shade.frag", _constants())
         for program in (self.labels, self.flow, self.shade):
-            for unit, name in enumerate(
-                ("raster_ids", "raster_depth", "noise", "sky", "tone", "shadow_maps")
-            ):
+            for unit, name in enumerate(_TEXTURES):
                 if name in program:
                     program[name] = unit
         self.labels_screen = gl.vertex_array(self.labels, [])
@@ -69,14 +71,18 @@ class Studio:
         #: whose shadows, of which tick and place, the maps hold
         self.shadow_key: tuple[object, ...] | None = None
 
+    def new_number(self) -> int:
+        """A number that no other town's pictures have."""
+        return next(self._numbers)
+
     def targets(self, width: int, height: int) -> Targets:
         """Targets of a size; the last few sizes are kept."""
-        found = self.sizes.pop((width, height), None)
+        found = self._sizes.pop((width, height), None)
         if found is None:
             found = Targets.make(self.device.context, width, height)
-        self.sizes[width, height] = found
-        if len(self.sizes) > _KEPT_SIZES:
-            self.sizes.popitem(last=False)
+        self._sizes[width, height] = found
+        if len(self._sizes) > _KEPT_SIZES:
+            self._sizes.popitem(last=False)
         return found
 
 
