@@ -83,7 +83,7 @@ def pair(scene, maker):
 def views(network):
     """Poses of a camera on the road, before traffic lights and elsewhere."""
     points = network.map.generate_waypoints(20.0)
-    places = [points[k].transform for k in (3, 16, 42)]
+    places = [points[k].transform for k in (3, 42)]
     light = network.furniture.lights[0].stop_poses[0]
     heading = math.radians(light.yaw)
     before = Pose(
@@ -293,7 +293,7 @@ def test_auto_takes_no_card_that_the_processor_plays(device, caplog):
     assert choice.choose_pictures("auto").description == f"cpu ({choice.NO_CARD})"
     assert "auto" in caplog.text and device.renderer in caplog.text
     named = choice.choose_pictures("egl")
-    assert named.description.startswith(f"egl, {device.renderer}")
+    assert named.description.startswith(f"egl, {device.renderer}") and "cpu is faster" in named.description
 
 
 def test_the_server_draws_with_it_and_says_so(device):

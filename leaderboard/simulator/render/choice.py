@@ -6,7 +6,7 @@ import logging
 
 from tickdrive.leaderboard.simulator.render.cpu_pictures import CpuMaker
 from tickdrive.leaderboard.simulator.render.pictures import PicturesMaker
-from tickdrive.planner.errors import ConfigError, did_you_mean
+from tickdrive.planner.errors import ConfigError, ServerError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -40,24 +40,13 @@ def choose_pictures(renderer: str, threads: int = 1) -> PicturesMaker:
     if check_renderer(renderer) == "cpu":
         return CpuMaker(threads)
     # neither OpenGL nor its shaders are loaded where nobody asks for them
-    from tickdrive.leaderboard.simulator.render.gl.device import NoEgl, open_device
+    from tickdrive.leaderboard.simulator.render.gl.device import open_device
     from tickdrive.leaderboard.simulator.render.gl.pictures import EglMaker
 
     try:
-        device = open_device()
-    except NoEgl as error:
+        return EglMaker(open_device(software=renderer == "egl"))
+    except ServerError as error:
         if renderer == "egl":
             raise
         log.warning("renderer auto: cameras are drawn by the processor. %s", error)
         return CpuMaker(threads, NO_CARD)
-    if device.software:
-        if renderer == "auto":
-            log.warning(
-                "renderer auto: cameras are drawn by the processor's own renderer, for OpenGL here is %s, "
-                "which is the processor too, and slower",
-                device.renderer,
-            )
-            device.close()
-            return CpuMaker(threads, NO_CARD)
-        log.warning("OpenGL here is played by the processor (%s): --renderer cpu is faster", device.renderer)
-    return EglMaker(device)

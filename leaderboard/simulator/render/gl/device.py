@@ -92,24 +92,28 @@ class GlDevice:
         )
 
 
-def open_device() -> GlDevice:
+def open_device(software: bool = True) -> GlDevice:
     """The first graphics card that EGL lists, else what the processor can play (Mesa's llvmpipe).
 
     glcontext's variables choose among several: `GLCONTEXT_DEVICE_INDEX`, `GLCONTEXT_LINUX_LIBEGL`,
     `GLCONTEXT_LINUX_LIBGL`.
 
+    Args:
+        software: whether what the processor plays will do.
+
     Raises:
-        NoEgl: moderngl, EGL or OpenGL 4.3 is missing; the message says which, and what each device said.
+        NoEgl: moderngl, EGL or OpenGL 4.3 is missing; the message says which, and what each device said. Or
+            there is no card, and nothing else will do.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="opengl")
     try:
-        return thread.submit(_open_on_this_thread, thread).result()
+        return thread.submit(_open_on_this_thread, thread, software).result()
     except BaseException:
         thread.shutdown(wait=False)
         raise
 
 
-def _open_on_this_thread(thread: ThreadPoolExecutor) -> GlDevice:
+def _open_on_this_thread(thread: ThreadPoolExecutor, software: bool) -> GlDevice:
     try:
         import moderngl
     except ImportError as error:
@@ -144,6 +148,10 @@ def _open_on_this_thread(thread: ThreadPoolExecutor) -> GlDevice:
             context.release()
     if fallback is None:
         raise NoEgl(f"EGL offers no OpenGL 4.3 here: {'; '.join(said)}.", _DRIVER)
+    if not software:
+        name = fallback.renderer
+        fallback.context.release()
+        raise NoEgl(f"The only OpenGL here is {name}, which the processor plays.", _DRIVER)
     return _ready(fallback)
 
 

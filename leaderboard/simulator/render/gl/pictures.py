@@ -35,7 +35,8 @@ class EglMaker:
 
     def __init__(self, device: GlDevice) -> None:
         self._studio = Studio(device)
-        self.description = f"egl, {device.description}"
+        slow = ", which the processor plays: cpu is faster" if device.software else ""
+        self.description = f"egl, {device.description}{slow}"
 
     def __call__(self, stage: Stage) -> EglPictures:
         """Pictures of a stage."""
