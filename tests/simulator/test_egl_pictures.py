@@ -243,7 +243,9 @@ def test_pictures_of_a_tick_do_not_disturb_each_other(pair, network, scene, view
 def test_a_towns_buffers_go_with_it(scene, maker, device):
     renderer = Renderer(scene, maker)
     renderer.camera("rgb", SPEC, Pose(z=2.0))
-    buffers = [weakref.ref(each) for each in renderer._pictures._storage.values()]
+    card = renderer._pictures._card
+    buffers = [weakref.ref(each.buffer) for each in card._storage.values()]
+    del card
     assert len(buffers) > 6
     del renderer
     gc.collect()

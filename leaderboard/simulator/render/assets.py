@@ -33,13 +33,12 @@ class TownArrays:
     chunk_radius: np.ndarray
     chunk_near: np.ndarray
     chunk_far: np.ndarray
-    chunk_traced: np.ndarray
 
 
 def pack_town(scene: TownScene) -> TownArrays:
     """Join the scene's layers and sort their faces into square chunks."""
     vertices, faces, materials, instances, normals, vertex_normals = [], [], [], [], [], []
-    starts, ends, centres, radii, nears, fars, traced = [], [], [], [], [], [], []
+    starts, ends, centres, radii, nears, fars = [], [], [], [], [], []
     vertex_count = face_count = 0
     for layer in scene.layers:
         mesh = layer.mesh
@@ -58,7 +57,6 @@ def pack_town(scene: TownScene) -> TownArrays:
             ends.append(face_count + int(b))
             nears.append(layer.near_m)
             fars.append(layer.far_m)
-            traced.append(layer.traced)
         vertices.append(mesh.vertices)
         vertex_normals.append(mesh.vertex_normals())
         faces.append(mesh.faces[order] + vertex_count)
@@ -71,7 +69,7 @@ def pack_town(scene: TownScene) -> TownArrays:
         np.ascontiguousarray(np.concatenate(vertices)), np.ascontiguousarray(np.concatenate(faces), np.int32),
         np.concatenate(normals), np.concatenate(vertex_normals), np.concatenate(materials).astype(np.int32),
         np.concatenate(instances), np.array(starts, np.int64), np.array(ends, np.int64), np.array(centres),
-        np.array(radii), np.array(nears), np.array(fars), np.array(traced, bool),
+        np.array(radii), np.array(nears), np.array(fars),
     )  # fmt: skip
 
 

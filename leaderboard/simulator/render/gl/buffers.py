@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 
 from tickdrive.leaderboard.simulator.render.assets import DrawnArrays
@@ -10,10 +12,34 @@ from tickdrive.leaderboard.simulator.render.pictures import CameraView
 from tickdrive.leaderboard.simulator.render.stage import LitBulbs
 from tickdrive.leaderboard.simulator.scene.mesh import MaterialArrays
 
-#: a draw call of `glMultiDrawArraysIndirect`, at moderngl's stride
-DRAW = np.dtype([("count", "u4"), ("instances", "u4"), ("first", "u4"), ("base", "u4"), ("pad", "u4")])
 
-VERTEX_BYTES, FACE_BYTES = 6 * 4, 8 * 4
+class Binding(IntEnum):
+    """Storage buffers by their binding in the shaders."""
+
+    TOWN_VERTICES = 1
+    TOWN_FACES = 2
+    MODEL_VERTICES = 3
+    MODEL_FACES = 4
+    ACTORS = 5
+    MATERIALS = 6
+    LIGHTS = 7
+    CELLS = 8
+    BULBS = 9
+    BEFORE = 10
+
+
+def array_calls(start: np.ndarray, count: np.ndarray, instance: np.ndarray) -> np.ndarray:
+    """(N, 5) uint32 calls of `glMultiDrawArraysIndirect`, at moderngl's stride; counted in faces."""
+    calls = np.zeros((len(start), 5), np.uint32)
+    calls[:, 0], calls[:, 1], calls[:, 2], calls[:, 3] = 3 * count, 1, 3 * start, instance
+    return calls
+
+
+def element_calls(start: np.ndarray, count: np.ndarray, instance: np.ndarray) -> np.ndarray:
+    """(N, 5) uint32 calls of `glMultiDrawElementsIndirect`; counted in faces of an index buffer."""
+    calls = np.zeros((len(start), 5), np.uint32)
+    calls[:, 0], calls[:, 1], calls[:, 2], calls[:, 4] = 3 * count, 1, 3 * start, instance
+    return calls
 
 
 def vertex_rows(vertices: np.ndarray, normals: np.ndarray) -> np.ndarray:

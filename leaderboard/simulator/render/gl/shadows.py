@@ -6,12 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tickdrive.leaderboard.simulator.render.shading import SHADOW_REACH_M
+
 #: half sides; the widest holds all points up to `shading.SHADOW_REACH_M` away, wherever the centre snaps to
 REACH_M = (16.0, 32.0, 64.0, 128.0)
 #: the centre moves in steps of whole texels of all maps, so that edges of shadows do not crawl from tick to
 #: tick, and cameras of one car share their maps
 STEP_M = 4.0
-#: how far along the sun's direction things are in the maps: the processor's rays reach 150 m
+#: so far before a map's edge the next one is looked up already, at most
+OVERLAP_M = 1.0
+#: from the centre, how far away shadows are looked up; and how far the processor's rays to the sun reach
+SEEN_M, RAY_M = SHADOW_REACH_M + STEP_M, 150.0
+#: how far along the sun's direction things are in the maps
 HALF_DEPTH_M = 300.0
 
 
@@ -52,10 +58,19 @@ class ShadowView:
             ]
         )
 
-    def near(self, centres: np.ndarray, radii: np.ndarray, reach_m: float) -> np.ndarray:
-        """(N,) which spheres at (N, 3) may throw a shadow into the map of that half side."""
+    def casters(self, number: int, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
+        """(N,) which spheres at (N, 3) are to be drawn into a map: what may throw a shadow that is looked up.
+
+        A shadow has the same place in a map as what throws it: what lies wholly within the next smaller map
+        is of no use in this one.
+        """
         offset = centres - self.centre
-        reach = reach_m + radii
-        inside = (np.abs(offset @ self.across) < reach) & (np.abs(offset @ self.along) < reach)
-        # from what is far below the map's ground nothing falls on it
-        return inside & (offset @ self.sun_direction > -2.0 * reach_m - radii)
+        across, along = np.abs(offset @ self.across), np.abs(offset @ self.along)
+        reach_m = REACH_M[number]
+        inside = np.maximum(across, along) < reach_m + radii
+        # shadows are looked up near the camera only, and reach so far
+        towards = offset @ self.sun_direction
+        inside &= (towards > -SEEN_M - radii) & (towards < SEEN_M + RAY_M + radii)
+        if number:
+            inside &= np.maximum(across, along) > REACH_M[number - 1] - OVERLAP_M - radii
+        return inside

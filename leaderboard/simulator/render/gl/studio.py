@@ -46,7 +46,7 @@ class Studio:
 
         drawn = _GLSL + stage + _source("drawn.glsl")
         self.raster = gl.program(drawn + _source("raster.vert"), _GLSL + _source("raster.frag"))
-        self.shadow = gl.program(drawn + _source("shadow.vert"), _GLSL + _source("shadow.frag"))
+        self.shadow = gl.program(_GLSL + stage + _source("shadow.vert"), _GLSL + _source("shadow.frag"))
         self.labels = screen_program("labels.frag")
         self.flow = screen_program("flow.frag")
         self.shade = screen_program("shade.frag", _constants())

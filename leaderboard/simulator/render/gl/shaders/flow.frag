@@ -1,5 +1,5 @@
 // Optical flow, as `motion.flow_image`.
-layout(std430, binding = 7) readonly buffer Before { vec4 before[]; };  // three rows of each actor's matrix then
+layout(std430, binding = 10) readonly buffer Before { vec4 before[]; };  // three rows of each actor's matrix then
 out vec2 flow;
 
 void main() {

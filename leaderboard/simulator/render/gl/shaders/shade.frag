@@ -87,7 +87,7 @@ float sunlight(vec3 point, vec3 normal, float z) {
     for (int map = 0; map < 4; map++) {
         float reach = shadow_reach[map];
         float texel_m = 2.0 * reach / shadow_centre.w;
-        if (aside > reach - 4.0 * texel_m) continue;
+        if (aside > reach - 4.0 * texel_m) continue;  // within `shadows.OVERLAP_M`
         // off the surface, so that it does not shade itself
         vec3 at = from_centre + normal * (0.015 + 0.0008 * z + 1.2 * texel_m);
         vec2 place = vec2(dot(shadow_across.xyz, at), dot(shadow_along.xyz, at)) / reach;
