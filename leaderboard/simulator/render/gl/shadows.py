@@ -1,4 +1,4 @@
-"""Where the sun's shadow maps lie: four squares around the camera, each twice as wide as the one before."""
+"""The sun's shadow maps: four squares around the camera, each twice as wide as the one before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tickdrive.leaderboard.simulator.interfaces import Tag
+from tickdrive.leaderboard.simulator.render.assets import TownArrays
 from tickdrive.leaderboard.simulator.render.shading import SHADOW_REACH_M
+from tickdrive.leaderboard.simulator.scene.ground import TerrainGrid
 
 #: half sides; the widest holds all points up to `shading.SHADOW_REACH_M` away, wherever the centre snaps to
 REACH_M = (16.0, 32.0, 64.0, 128.0)
@@ -19,6 +22,22 @@ OVERLAP_M = 1.0
 SEEN_M, RAY_M = SHADOW_REACH_M + STEP_M, 150.0
 #: how far along the sun's direction things are in the maps
 HALF_DEPTH_M = 300.0
+_GROUND = (Tag.ROAD, Tag.ROAD_LINE, Tag.TERRAIN)
+_LEVEL, _LOW_M = 0.999, 0.6
+
+
+def casting(town: TownArrays, tag_of_material: np.ndarray, terrain: TerrainGrid) -> np.ndarray:
+    """(F,) which of a town's faces may throw a shadow: all but level ground, which covers most of the maps.
+
+    Level is what inclines less than 2.6 degrees. A road high above the terrain is a bridge's; the curb of a
+    sidewalk throws a shadow, too.
+    """
+    flat = np.isin(tag_of_material[town.materials], _GROUND) & (np.abs(town.face_normals[:, 2]) > _LEVEL)
+    ground = np.flatnonzero(flat)
+    middle = town.vertices[town.faces[ground]].mean(axis=1)
+    above_m = middle[:, 2] - [terrain.height(x, y) for x, y, _ in middle]
+    flat[ground[above_m > _LOW_M]] = False
+    return ~flat
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tickdrive.leaderboard.simulator.render.gl.device import GlDevice
 from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_LOW, SKY_WIDTH, tone_table
 from tickdrive.leaderboard.simulator.scene.mesh import Shade
 
-SHADOW_SIDE = 2048
+SHADOW_SIDE = 1024
 _KEPT_SIZES = 8
 #: names in the shaders, by texture unit
 _TEXTURES = ("raster_ids", "raster_depth", "noise", "sky", "tone", "shadow_maps")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tickdrive.leaderboard.simulator.render.gl import buffers
+from tickdrive.leaderboard.simulator.render.gl.shadows import casting
 from tickdrive.leaderboard.simulator.render.gl.studio import Studio
 from tickdrive.leaderboard.simulator.render.lighting import SKY_HEIGHT, SKY_WIDTH
 from tickdrive.leaderboard.simulator.render.local_lights import LocalLights
@@ -66,7 +67,11 @@ class StageOnCard:
         made[buffers.Binding.TOWN_FACES].put(
             buffers.face_rows(town.faces, town.materials, town.face_normals, town.instances)
         )
-        self._town_corners = self._gl.buffer(town.faces)
+        cast = casting(town, stage.table.tag, stage.scene.ground.terrain)
+        before = np.concatenate([[0], np.cumsum(cast)])
+        self._cast_start = before[town.chunk_start]
+        self._cast_count = before[town.chunk_end] - self._cast_start
+        self._town_corners = self._gl.buffer(np.ascontiguousarray(town.faces[cast]))
         self._model_corners = GrowingBuffer(self._gl)
         self._calls = GrowingBuffer(self._gl)
         self._tick = -1
@@ -154,10 +159,12 @@ class StageOnCard:
 
     def draw_shadow(self, actors: np.ndarray, chunks: np.ndarray) -> None:
         """Draw some actors and some chunks of the town with the shadows' program."""
-        drawn, town = self._stage.drawn, self._stage.town
-        counts = (town.chunk_end - town.chunk_start)[chunks]
+        drawn = self._stage.drawn
+        chunks = chunks[self._cast_count[chunks] > 0]
+        town = np.zeros(len(chunks), np.int64)
         self._draw(
-            self._town_shadow, buffers.element_calls(town.chunk_start[chunks], counts, np.zeros_like(counts))
+            self._town_shadow,
+            buffers.element_calls(self._cast_start[chunks], self._cast_count[chunks], town),
         )
         self._draw(
             self._model_shadow, buffers.element_calls(drawn.start[actors], drawn.count[actors], actors + 1)
