@@ -48,7 +48,7 @@ WEATHERS = {
     "night": Weather(sun_altitude_angle=-30.0),
 }
 
-# mean of the absolute difference, of 255, and share of pixels with one of more than 16: edges of shadows, mostly
+# mean absolute difference, of 255, and share of pixels with one of more than 16: edges of shadows, mostly
 MOST_APART = {
     "noon": (0.55, 0.015),
     "dusk": (0.3, 0.006),
