@@ -1,7 +1,8 @@
 """The simulator's process: `python -m tickdrive.leaderboard.simulator.server --town NAME`.
 
 Speaks CARLA 0.9.16's RPC on one port and its streams on the next, so that the unmodified `carla` client
-connects. One process, one thread of control (asyncio); only towns are built on another thread.
+connects. One process, one thread of control (asyncio); only towns are built on another thread, and where a
+graphics card draws, OpenGL has one of its own.
 """
 
 from __future__ import annotations

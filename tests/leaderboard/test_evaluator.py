@@ -16,7 +16,7 @@ import pytest
 
 from tickdrive.leaderboard.agent_loading import AgentSpec, load_agent_class
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig, ScenarioConfig, TrafficConfig
-from tickdrive.leaderboard.evaluator import Evaluator
+from tickdrive.leaderboard.evaluator import Evaluator, open_results
 from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.result_table import scenarios_text
 from tickdrive.leaderboard.results import read_results
@@ -398,3 +398,12 @@ def test_the_shipped_configuration_is_the_default():
 def test_wrong_configuration_is_named(override):
     with pytest.raises(ConfigError):
         load_config(EvaluationConfig, None, [override])
+
+
+def test_results_of_two_renderers_are_not_mixed(tmp_path):
+    routes, agent = short_routes(1), AgentSpec("expert")
+    open_results(EvaluationConfig(), routes, agent, tmp_path, resume=False, renderer="egl").write()
+    again = open_results(EvaluationConfig(), routes, agent, tmp_path, resume=True, renderer="egl")
+    assert again.to_json()["tickdrive"]["renderer"] == "egl"
+    with pytest.raises(DataError, match="renderer='egl', now it is 'cpu'"):
+        open_results(EvaluationConfig(), routes, agent, tmp_path, resume=True, renderer="cpu")

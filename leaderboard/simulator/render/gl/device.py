@@ -8,7 +8,6 @@ that are let go are freed there as well, before its next job (moderngl's `contex
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +15,8 @@ from typing import Any, TypeVar
 
 from tickdrive.planner.errors import ServerError
 
-log = logging.getLogger(__name__)
-
 #: OpenGL 4.3: storage buffers and indirect draws
 GL_VERSION = 430
-#: storage buffers that the colour program reads
-STORAGE_BLOCKS = 9
 _MOST_DEVICES = 16
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast", "swiftshader", "software")
 _INSTALL = "Install it with: pip install 'tickdrive[egl]' (moderngl), or draw with --renderer cpu."
@@ -43,11 +38,12 @@ class GlDevice:
         renderer: OpenGL's name of the card.
         version: of OpenGL, with the driver's.
         software: whether the processor plays the card.
+        context: moderngl's; only jobs of `do` may use it.
     """
 
-    def __init__(self, index: int, thread: ThreadPoolExecutor, context: Any) -> None:
-        self.index = index
+    def __init__(self, thread: ThreadPoolExecutor, context: Any, refusal: type[Exception]) -> None:
         self.context = context
+        self._refusal = refusal
         self.renderer = str(context.info["GL_RENDERER"])
         self.version = str(context.info["GL_VERSION"])
         self.software = any(word in self.renderer.lower() for word in _SOFTWARE)
@@ -70,11 +66,10 @@ class GlDevice:
         self.context.gc()
         try:
             result = job()
-        except Exception as error:
-            if isinstance(error, ServerError) or type(error).__module__ != "_moderngl":
-                raise
+        except self._refusal as error:
             raise self._failed(str(error)) from error
-        code = self.context.error
+        finally:
+            code = self.context.error  # also where the job failed, or the next one would be told of it
         if code != "GL_NO_ERROR":
             raise self._failed(code)
         return result
@@ -120,45 +115,39 @@ def _open_on_this_thread(thread: ThreadPoolExecutor, software: bool) -> GlDevice
         raise NoEgl(f"The package moderngl is missing ({error}).", _INSTALL) from error
     # its annotations do not fit what it takes
     create_context: Any = moderngl.create_context
-    libraries = {
+    settings = {
+        "require": GL_VERSION,
+        "standalone": True,
+        "backend": "egl",
         "libegl": _library("EGL", "libEGL.so.1"),
         "libgl": _library("OpenGL", "libGL.so.1", "libOpenGL.so.0"),
     }
     said: list[str] = []
-    fallback: GlDevice | None = None
-    one = "GLCONTEXT_DEVICE_INDEX" in os.environ
-    for index in range(1 if one else _MOST_DEVICES):
+    found: list[GlDevice] = []
+    # where one is chosen, every number means that one
+    for index in range(1 if "GLCONTEXT_DEVICE_INDEX" in os.environ else _MOST_DEVICES):
         try:
-            context = create_context(
-                require=GL_VERSION, standalone=True, backend="egl", device_index=index, **libraries
-            )
-        except Exception as error:  # moderngl raises bare exceptions of many kinds
+            context = create_context(device_index=index, **settings)
+        except Exception as error:  # bare exceptions of many kinds
             said.append(f"device {index}: {error}")
             if "requested device index" in str(error):
                 break
             continue
-        device = GlDevice(index, thread, context)
-        if not device.software:
-            if fallback is not None:
-                fallback.context.release()
-            return _ready(device)
-        if fallback is None:
-            fallback = device
-        else:
-            context.release()
-    if fallback is None:
+        found.append(GlDevice(thread, context, moderngl.Error))
+        if not found[-1].software:
+            break
+    if not found:
         raise NoEgl(f"EGL offers no OpenGL 4.3 here: {'; '.join(said)}.", _DRIVER)
-    if not software:
-        name = fallback.renderer
-        fallback.context.release()
-        raise NoEgl(f"The only OpenGL here is {name}, which the processor plays.", _DRIVER)
-    return _ready(fallback)
-
-
-def _ready(device: GlDevice) -> GlDevice:
-    device.context.__enter__()  # another that was tried may be the thread's current one
-    device.context.gc_mode = "context_gc"
-    return device
+    best = min(found, key=lambda device: device.software)
+    for other in found:
+        if other is not best:
+            other.context.release()
+    if best.software and not software:
+        best.context.release()
+        raise NoEgl(f"The only OpenGL here is {best.renderer}, which the processor plays.", _DRIVER)
+    best.context.__enter__()  # another that was tried may be the thread's current one
+    best.context.gc_mode = "context_gc"
+    return best
 
 
 def _library(what: str, *names: str) -> str:
