@@ -183,7 +183,9 @@ def simulator(
             renderer=renderer,
             progress=status.update,
         )
-    show_rows("Simulator", rows, json_file)
+    show_rows("Simulator", [{k: v for k, v in row.items() if k != "drawn_by"} for row in rows], None)
+    console.print(f"cameras drawn by {rows[0]['drawn_by']}", markup=False, soft_wrap=True)
+    write_json(json_file, results_json(rows))
 
 
 def cameras(
@@ -228,7 +230,7 @@ def _side_by_side(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             (row["weather"], row["size"], kind), {"scene": row["weather"], "size": row["size"], "kind": kind}
         )
         line[f"{name} ms (p90)"] = f"{row['p50_ms']:.2f} ({row['p90_ms']:.2f})"
-        if len(lines) and name != rows[0]["renderer"]:
+        if name != rows[0]["renderer"]:
             line[f"{name} faster"] = f"{row['faster']:.2f}x"
             line["apart"] = (
                 f"{row['mean_diff']:.2f} of 255"
