@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from tickdrive.leaderboard.sensor_interface import SensorInterface
-from tickdrive.planner.errors import ConfigError, did_you_mean
+from tickdrive.planner.errors import ConfigError, TickdriveError, did_you_mean
 
 BUILT_IN: Mapping[str, str] = {
     "diffusion": "tickdrive.agents.diffusion_agent",
@@ -59,7 +60,7 @@ def load_agent_class(spec: AgentSpec) -> type:
     the file's name up to the first dot.
 
     Raises:
-        ConfigError: there is no such agent, or its module does not follow the contract.
+        ConfigError: there is no such agent, it cannot be imported, or it does not follow the contract.
     """
     module = _import(spec.agent)
     entry = getattr(module, "get_entry_point", None)
@@ -67,7 +68,8 @@ def load_agent_class(spec: AgentSpec) -> type:
         raise ConfigError(
             f"Agent {spec.agent!r} defines no get_entry_point().", "Define it to return the class's name."
         )
-    name = entry()
+    with _its_failures_told(Path(module.__file__ or spec.agent), "fails in get_entry_point()"):
+        name = entry()
     agent_class = getattr(module, str(name), None)
     if not inspect.isclass(agent_class):
         raise ConfigError(
@@ -103,7 +105,38 @@ def _import(agent: str) -> ModuleType:
         )
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    return importlib.import_module(name)
+    with _its_failures_told(path, "cannot be imported"):
+        module = importlib.import_module(name)
+    return module
+
+
+@contextmanager
+def _its_failures_told(agent: Path, what: str) -> Iterator[None]:
+    """Turn what an agent's own code raises into an error that names its line: our frames tell nothing."""
+    try:
+        yield
+    except TickdriveError:
+        raise
+    except (Exception, SystemExit) as error:
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        lines = [f"Agent file {agent} {what}: {type(error).__name__}: {message}", *_places(error, agent)]
+        raise ConfigError("\n".join(lines), "Mend it there.") from None
+
+
+def _places(error: BaseException, agent: Path) -> list[str]:
+    """Where it happened: the line of the agent's file that ran last, and the one that raised, if another."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [i for i, frame in enumerate(frames) if frame.filename == str(agent)]
+    places: list[tuple[str, int | None, str | None]] = []
+    if own:
+        places = [(frame.filename, frame.lineno, frame.line) for frame in (frames[own[-1]], frames[-1])]
+    if isinstance(error, SyntaxError):  # the line that does not parse never ran
+        places[1:] = [(error.filename or str(agent), error.lineno, error.text)]
+    return [
+        f'  File "{file}", line {number}: {(text or "").strip()}'
+        for file, number, text in dict.fromkeys(places)
+        if number is not None and not file.startswith("<frozen")
+    ]
 
 
 def build_agent(agent_class: type, host: str, port: int, debug: bool, config: str) -> Any:

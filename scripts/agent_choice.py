@@ -60,6 +60,7 @@ def choose_agent(
     if not wrap and agent != _WRAPPER:
         if settings:
             raise ConfigError("--set changes tickdrive's agents and its wrapper only.", "Leave it out.")
+        load_agent_class(AgentSpec(agent))  # what is wrong with it is said before a simulator is started
         return AgentChoice(AgentSpec(agent, agent_config or ""), None)
     if agent == _WRAPPER or _is_wrapper(agent):
         wrapped = load_wrapped_config(agent_config, settings)
@@ -67,7 +68,7 @@ def choose_agent(
         # only the wrapper's own settings are looked up in a file; the agent's are the agent's
         wrapped = load_config(WrappedConfig, None, settings)
         wrapped = replace(wrapped, agent=agent, agent_config=agent_config or "")
-    load_agent_class(AgentSpec(wrapped.agent))  # what is wrong with it is said before a simulator is started
+    load_agent_class(AgentSpec(wrapped.agent))
     if Path(wrapped.agent).is_file():
         wrapped = replace(wrapped, agent=str(Path(wrapped.agent).resolve()))
     wrapped = replace(wrapped, save_names=False, tick_log=log)

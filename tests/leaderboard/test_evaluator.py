@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -385,6 +386,36 @@ def test_agents_that_cannot_be_loaded(tmp_path):
     empty.write_text("x = 1\n")
     with pytest.raises(ConfigError, match="get_entry_point"):
         load_agent_class(AgentSpec(str(empty)))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "import os\nimport no_such_package\n",
+            "ModuleNotFoundError: No module.*no_such_package'\n.*line 2: import",
+        ),
+        ("x = 1\ny = = 2\n", r"SyntaxError: invalid syntax\n  File .*line 2: y = = 2$"),
+        (
+            "import json\njson.loads('{')\n",
+            r"JSONDecodeError.*\n.*line 2: json\.loads.*\n.*json/decoder\.py\", line",
+        ),
+        ("import sys\nsys.exit('usage: ...')\n", r"SystemExit: usage: \.\.\.\n.*line 2: sys\.exit"),
+        (
+            "def get_entry_point():\n    return NAME\n",
+            r"get_entry_point\(\): NameError.*\n.*line 2: return NAME$",
+        ),
+    ],
+)
+def test_an_agent_whose_code_fails_is_told_its_own_line(tmp_path, text, says):
+    """And no frame of ours: neither in the message nor as the error's cause, which a leaderboard prints."""
+    path = tmp_path / f"agent_that_fails_{abs(hash(text))}.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_agent_class(AgentSpec(str(path)))
+    assert re.search(says, caught.value.what), caught.value.what
+    assert str(path) in caught.value.what and "agent_loading" not in caught.value.what
+    assert caught.value.__suppress_context__ and caught.value.__cause__ is None
 
 
 def test_the_shipped_configuration_is_the_default():
