@@ -19,8 +19,9 @@ import torch
 from tickdrive.agents.config import AgentConfig
 from tickdrive.agents.perception.base import FeatureExtractor, load_extractor
 from tickdrive.agents.run_header import usable_cores
-from tickdrive.planner.engine import PlannerEngine, build_engine, example_inputs
-from tickdrive.planner.errors import CheckpointError, did_you_mean
+from tickdrive.planner.engine import PlannerEngine, build_engine, check_engine, example_inputs
+from tickdrive.planner.errors import CheckpointError, ConfigError, did_you_mean
+from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
 
 _LOGGER = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def shared_models(config: AgentConfig) -> SharedModels:
 
     Raises:
         CheckpointError: a checkpoint is missing, damaged or of another network.
+        ConfigError: more steps than the checkpoint has.
         PlannerError: the engine, device or dtype does not exist here.
     """
     checkpoint = resolve_checkpoint(config.planner.checkpoint)
@@ -112,10 +114,41 @@ def shared_models(config: AgentConfig) -> SharedModels:
         return _CACHE[key]
 
 
+def check_models(config: AgentConfig) -> None:
+    """Say what would keep `shared_models` from loading, as far as that is seen without building an engine.
+
+    Perception is read where it is the compact one; other kinds may take minutes to load.
+
+    Raises:
+        CheckpointError: a checkpoint is missing, damaged or of another network.
+        ConfigError: more steps than the checkpoint has.
+        PlannerError: the engine, device or dtype does not exist here.
+    """
+    planner, perception = config.planner, config.perception
+    check_engine(planner.engine, planner.device, planner.dtype)
+    checkpoint = resolve_checkpoint(planner.checkpoint)
+    policy = DiffusionPolicy.from_pretrained(checkpoint)
+    _check_steps(config, checkpoint, policy.config)
+    if perception.kind == "compact":
+        load_extractor(perception, checkpoint, policy.config)
+
+
+def _check_steps(config: AgentConfig, checkpoint: Path, policy: PolicyConfig) -> None:
+    """The one bound on step counts is the checkpoint's own, which engines keep to as well."""
+    limit = policy.num_train_timesteps
+    if config.planner.steps > limit:
+        raise ConfigError(
+            f"planner.steps is {config.planner.steps}; checkpoint {checkpoint} has {limit} timesteps.",
+            f"Give 1 to {limit}; {policy.num_inference_steps} is what it was made for.",
+        )
+
+
 def _load(config: AgentConfig, checkpoint: Path) -> SharedModels:
     torch.set_num_threads(config.threads or spare_cores())
     planner = config.planner
+    check_engine(planner.engine, planner.device, planner.dtype)  # before seconds of reading
     policy = DiffusionPolicy.from_pretrained(checkpoint)
+    _check_steps(config, checkpoint, policy.config)
     engine = build_engine(planner.engine, policy, planner.device, planner.dtype)
     extractor = load_extractor(config.perception, checkpoint, engine.config, engine.device)
     timing = _warm_up(extractor, engine, _step_counts(config))

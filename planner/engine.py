@@ -44,6 +44,8 @@ Inputs = tuple[Features, torch.Tensor, torch.Tensor]
 """Features, ego status, noise: what `PlannerEngine.plan` takes."""
 
 CUDA_ENGINES = ("graph", "compiled", "fused")
+CPU_ENGINES = ("traced", "onnx")
+ENGINES = ("reference", "cached", "hoisted", *CPU_ENGINES, *CUDA_ENGINES)
 
 _UNTRACED = Tracer()
 
@@ -101,8 +103,7 @@ class PlannerEngine(ABC):
     @property
     def label(self) -> str:
         """Name, dtype and device, as they stand in `Plan.engine`."""
-        short = next(key for key, value in DTYPES.items() if value == self.dtype)
-        return f"{self.name} {short} {self.device}"
+        return f"{self.name} {_short(self.dtype)} {self.device}"
 
     @property
     def plan_note(self) -> str:
@@ -307,14 +308,7 @@ def build_engine(
         "compiled": CompiledEngine,
         "fused": _fused_engine,
     }
-    if name != "auto" and name not in kinds:
-        raise PlannerError(f"There is no planner engine {name!r}.", did_you_mean(name, [*kinds, "auto"]))
-    where = resolve_device(device)
-    kind = resolve_dtype(dtype, where, name)
-    if name in CUDA_ENGINES and where.type != "cuda":
-        raise PlannerError(
-            f"The {name} engine was asked to run on {where}.", "It runs on CUDA; auto takes what runs here."
-        )
+    where, kind = check_engine(name, device, dtype)
     if name != "auto":
         return kinds[name](policy, where, kind)
 
@@ -338,6 +332,39 @@ def build_engine(
         return AutoEngine(policy, where, kind, [*offered("traced"), *safe], measured)
     # an engine that is to be compiled first is passed over in a set-up: `graph` is ready at once
     return AutoEngine(policy, where, kind, [*offered("fused", "graph"), *safe], offered("compiled"))
+
+
+def check_engine(
+    name: str, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+) -> tuple[torch.device, torch.dtype]:
+    """What `build_engine` would build for, without building: device and dtype.
+
+    Raises:
+        PlannerError: an unknown name or dtype, a device that is not there, or an engine that runs neither
+            there nor so.
+    """
+    if name not in (*ENGINES, "auto"):
+        raise PlannerError(f"There is no planner engine {name!r}.", did_you_mean(name, [*ENGINES, "auto"]))
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where, name)
+    for kinds, type_, called in ((CUDA_ENGINES, "cuda", "CUDA"), (CPU_ENGINES, "cpu", "the CPU")):
+        if name in kinds and where.type != type_:
+            raise PlannerError(
+                f"The {name} engine was asked to run on {where}.",
+                f"It runs on {called}; auto takes what runs here.",
+            )
+    if name != "auto" and not runs_in(name, kind):
+        fitting = [key for key, each in DTYPES.items() if runs_in(name, each)]
+        int8 = " Engine onnx does on the CPU, fused on CUDA." if kind == torch.int8 else ""
+        raise PlannerError(
+            f"The {name} engine was asked to run in {_short(kind)}.",
+            f"It runs in {', '.join(fitting)}.{int8}",
+        )
+    return where, kind
+
+
+def _short(dtype: torch.dtype) -> str:
+    return next(key for key, value in DTYPES.items() if value == dtype)
 
 
 def _fused_engine(policy: DiffusionPolicy, device: torch.device, dtype: torch.dtype) -> PlannerEngine:

@@ -31,6 +31,20 @@ class AgentChoice:
     config: AgentConfig | None
 
 
+def models_config(agent: str, agent_config: str | None, settings: Sequence[str]) -> AgentConfig | None:
+    """The configuration whose models an agent drives with; None where it has none of ours.
+
+    Commands ask first: what is wrong with them is said before a folder is made or a simulator started.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+    """
+    if agent != "diffusion":
+        return None
+    config = load_agent_config(agent_config, settings)
+    return config if config.planner.kind == "diffusion" else None
+
+
 def choose_agent(
     agent: str,
     agent_config: str | None,

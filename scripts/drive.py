@@ -24,7 +24,7 @@ from tickdrive.leaderboard.scoring import AGENT_FAILURES
 from tickdrive.leaderboard.tick_table import read_table
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError, RouteError
-from tickdrive.scripts.agent_choice import choose_agent
+from tickdrive.scripts.agent_choice import choose_agent, models_config
 from tickdrive.scripts.live_panel import LivePanel
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import configs_folder, new_run_folder, routes_file
@@ -66,10 +66,13 @@ def run(options: DriveOptions) -> None:
         EvaluationConfig, configs_folder() / "evaluation.yaml", [*evaluation_settings, f"seed={options.seed}"]
     )
     route, opendrive = _route(options)
+    started = time.monotonic()
+    models = models_config(options.agent, options.agent_config, agent_settings)
+    if models is not None:
+        load_models(models)
     folder = options.out or new_run_folder(route.id if route else options.town or next(iter(opendrive)))
     folder.mkdir(parents=True, exist_ok=True)
     chosen = choose_agent(options.agent, options.agent_config, agent_settings, folder, options.wrap, LOG_NAME)
-    started = time.monotonic()
     town = route.town if route else options.town or next(iter(opendrive))
     with server(
         console,
@@ -92,8 +95,6 @@ def run(options: DriveOptions) -> None:
                     folder / "drive.mp4", film_camera(chosen.config or AgentConfig()), evaluation.budget_ms
                 )
             )
-        if options.agent == "diffusion" and chosen.config is not None:
-            load_models(chosen.config)
         evaluator = Evaluator(
             evaluation,
             simulator.host,
@@ -164,16 +165,15 @@ def load_models(config: AgentConfig) -> None:
     """Load the weights where it can be watched, before the agent finds them in the process's cache."""
     from tickdrive.agents.shared_models import shared_models
 
-    if config.planner.kind == "diffusion":
-        started = time.monotonic()
-        with console.status("loading and warming up the planner"):
-            models = shared_models(config)
-        console.print(
-            f"  planner engine {models.engine.label} ready after {time.monotonic() - started:.1f} s",
-            style="dim",
-            markup=False,
-            soft_wrap=True,
-        )
+    started = time.monotonic()
+    with console.status("loading and warming up the planner"):
+        models = shared_models(config)
+    console.print(
+        f"  planner engine {models.engine.label} ready after {time.monotonic() - started:.1f} s",
+        style="dim",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _route(options: DriveOptions) -> tuple[Route | None, dict[str, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from tickdrive.agents.shared_models import check_models
 from tickdrive.leaderboard.carla_session import parse_address
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
 from tickdrive.leaderboard.evaluator import EvaluationOutcome
@@ -24,7 +25,7 @@ from tickdrive.leaderboard.upstream.simulators import Embedded, Running, Simulat
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError
 from tickdrive.planner.files import write_atomically
-from tickdrive.scripts.agent_choice import AGENT_CONFIG_FILE, agent_config_text, choose_agent
+from tickdrive.scripts.agent_choice import AGENT_CONFIG_FILE, agent_config_text, choose_agent, models_config
 from tickdrive.scripts.drive import split_settings
 from tickdrive.scripts.known_towns import in_known_towns
 from tickdrive.scripts.output import console, error_console, write_json
@@ -83,6 +84,9 @@ def run(options: EvaluateOptions) -> None:
     routes = read_routes(options.routes, options.subset)
     if options.carla is None:  # what towns another server has is not known
         routes = in_known_towns(routes, options.towns, options.skip_unknown_towns)
+    models = models_config(options.agent, options.agent_config, agent_settings)
+    if models is not None:
+        check_models(models)
     folder = options.out or new_run_folder(options.routes.stem)
     folder.mkdir(parents=True, exist_ok=True)
     before = agent_config_text(folder) if options.resume else None

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from tickdrive.agents.shared_models import check_models
 from tickdrive.leaderboard.carla_session import parse_address
 from tickdrive.leaderboard.routes import Route, read_routes
 from tickdrive.leaderboard.upstream.carla_root import make_carla_root
@@ -23,7 +24,7 @@ from tickdrive.leaderboard.upstream.simulators import Embedded, Running, Simulat
 from tickdrive.leaderboard.upstream.suite_run import SuiteRun, SuiteSettings, UpstreamAgent
 from tickdrive.planner.errors import ConfigError, DataError, RouteError
 from tickdrive.planner.files import write_atomically
-from tickdrive.scripts.agent_choice import choose_upstream_agent
+from tickdrive.scripts.agent_choice import choose_upstream_agent, models_config
 from tickdrive.scripts.known_towns import in_known_towns
 from tickdrive.scripts.output import console, error_console, write_json
 from tickdrive.scripts.paths import new_run_folder
@@ -79,6 +80,9 @@ def run(options: SuiteOptions) -> None:
     if options.carla is None and not (checkout.suite.starts_carla and options.carla_root is not None):
         routes = in_known_towns(routes, towns, options.skip_unknown_towns)
     _check_scenarios(routes, checkout)
+    models = models_config(options.agent, options.agent_config, options.agent_settings)
+    if models is not None:
+        check_models(models)
     folder = (options.out or new_run_folder(f"{options.suite}-{options.routes.stem}")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     drives = [Drive(route.name, k) for route in routes for k in range(options.settings.repetitions)]

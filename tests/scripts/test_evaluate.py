@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tickdrive.planner.errors import ConfigError, RouteError, ServerError
-from tickdrive.scripts import cli
+from tickdrive.agents.shared_models import resolve_checkpoint
+from tickdrive.planner.errors import ConfigError, RouteError, ServerError, TickdriveError
+from tickdrive.scripts import cli, drive
 from tickdrive.scripts.agent_choice import agent_config_text, choose_agent
 from tickdrive.scripts.evaluate import EvaluateOptions, run
 
@@ -24,6 +26,40 @@ SETTINGS = (
     "server_timeout_s=15.0",
     *(f"traffic.{item}" for item in ("vehicles=2", "walkers=0", "crossing_walkers=0", "lead_vehicle=false")),
 )
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the shipped checkpoint whose weights were cut short."""
+    shipped, folder = resolve_checkpoint("compact"), tmp_path_factory.mktemp("damaged") / "compact"
+    folder.mkdir()
+    shutil.copy(shipped / "config.json", folder)
+    (folder / "model.safetensors").write_bytes((shipped / "model.safetensors").read_bytes()[:100_000])
+    return folder
+
+
+@pytest.mark.parametrize("command", ["drive", "evaluate"])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("planner.engine=hoist", "Did you mean 'hoisted'"),
+        ("planner.engine=fused", "runs on CUDA"),
+        ("planner.engine=reference planner.dtype=bf16", "It runs in fp32"),
+        ("planner.checkpoint={damaged}", "damaged or cut short"),
+        ("planner.steps=101", "planner.steps is 101; .* Give 1 to 100"),
+    ],
+)
+def test_what_is_wrong_with_the_models_is_said_before_anything_is_made(
+    short_route: Path, tmp_path: Path, damaged: Path, command: str, setting: str, message: str
+):
+    settings = (*setting.format(damaged=damaged).split(), "planner.device=cpu")
+    out = tmp_path / "run"
+    with pytest.raises(TickdriveError, match=message):
+        if command == "drive":
+            drive.run(drive.DriveOptions(str(short_route), settings=settings, out=out))
+        else:
+            run(EvaluateOptions(short_route, settings=settings, out=out))
+    assert not out.exists()
 
 
 def test_resuming_with_another_agent_configuration_is_refused(short_route: Path, tmp_path: Path):

@@ -18,7 +18,7 @@ from rich.console import Console
 from tickdrive.agents.config import TickLogConfig, load_agent_config
 from tickdrive.leaderboard.upstream import checkout as checking
 from tickdrive.leaderboard.upstream.records import Drive
-from tickdrive.planner.errors import ConfigError, RouteError, ServerError
+from tickdrive.planner.errors import ConfigError, PlannerError, RouteError, ServerError
 from tickdrive.scripts import evaluate_suite
 from tickdrive.scripts.agent_choice import choose_agent, choose_upstream_agent
 from tickdrive.scripts.evaluate_suite import SuiteOptions
@@ -109,6 +109,10 @@ def test_wrong_options_are_said_before_anything_is_made(made, tmp_path):
         evaluate_suite.run(options(made, routes, resume=True))
     with pytest.raises(ConfigError, match="There is no agent 'nobody'"):
         evaluate_suite.run(options(made, routes, agent="nobody", out=tmp_path / "out"))
+    with pytest.raises(PlannerError, match="Did you mean 'hoisted'"):
+        wrong = {"agent": "diffusion", "agent_settings": ("planner.engine=hoist",)}
+        evaluate_suite.run(options(made, routes, out=tmp_path / "out", **wrong))
+    assert not (tmp_path / "out/config.yaml").exists()
     with pytest.raises(ServerError, match=r"Nothing listens at 127\.0\.0\.1:29\. Start it there first"):
         evaluate_suite.run(options(made, routes, carla="127.0.0.1:29", out=tmp_path / "out"))
 
