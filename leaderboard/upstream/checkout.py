@@ -18,6 +18,14 @@ OPEN_DRIVE = "CarlaUE4/Content/Carla/Maps/OpenDrive"
 _EVALUATOR = "leaderboard/leaderboard_evaluator.py"
 _STATISTICS = "leaderboard/utils/statistics_manager.py"
 _PROVIDER = "srunner/scenariomanager/carla_data_provider.py"
+_ROUTE_SCENARIO = "leaderboard/scenarios/route_scenario.py"
+_OF_MASTER = "set_ego_route"
+"""Branch master alone has it: its leaderboard calls it, its scenario_runner's data provider defines it. By the
+same change master's scenario triggers are triples; those of 2.0, 2.1 and Bench2Drive are pairs. Mixed, a route with
+scenarios ends in an exception."""
+_OF_BENCH2DRIVE = "srunner/scenarios/vanilla_turn.py"
+"""Bench2Drive's scenario_runner alone has it. That one reports every check of the minimum speed as an infraction,
+which Bench2Drive leaves out of the score and the others do not."""
 _WEATHER_IDS = "leaderboard/data/weather.xml"
 _PIP = f"{sys.executable} -m pip install"
 # import name -> distribution, as the leaderboards' and scenario_runner's requirements name them
@@ -146,6 +154,7 @@ def open_checkout(
         carla_root.resolve() if carla_root else None,
     )
     problems = [*_missing_files(checkout), *_wrong_version(checkout), *_missing_modules(checkout)]
+    problems += _mixed_branches(checkout)
     problems += _missing_packages()
     if problems:
         raise ConfigError(f"--suite {suite} cannot run:\n  - " + "\n  - ".join(problems))
@@ -206,6 +215,29 @@ def _missing_modules(checkout: Checkout) -> Iterator[str]:
                 f"this leaderboard imports {module}, which {checkout.scenario_runner_root} has not: "
                 "check out the scenario_runner of the same branch"
             )
+
+
+def _mixed_branches(checkout: Checkout) -> Iterator[str]:
+    """A scenario_runner that has all that is imported, and yet is another's; 2.0's and 2.1's are the same."""
+    board, runner = checkout.leaderboard_root, checkout.scenario_runner_root
+    try:
+        provider = (runner / _PROVIDER).read_text(errors="replace")
+        evaluator = checkout.evaluator.read_text(errors="replace")
+    except OSError:
+        return  # said already
+    path = board / _ROUTE_SCENARIO
+    calls = path.read_text(errors="replace") if path.is_file() else ""
+
+    def branch(master: bool, bench2drive: bool) -> str:
+        return "branch master" if master else "Bench2Drive" if bench2drive else "leaderboard-2.0 or 2.1"
+
+    has = branch(f".{_OF_MASTER}(" in calls, "CARLA_ROOT" in evaluator)
+    given = branch(f"def {_OF_MASTER}(" in provider, (runner / _OF_BENCH2DRIVE).is_file())
+    if has != given:
+        yield (
+            f"the leaderboard in {board} is of {has}, the scenario_runner in {runner} of {given}: "
+            "check out the scenario_runner of the same branch"
+        )
 
 
 def _missing_packages() -> Iterator[str]:

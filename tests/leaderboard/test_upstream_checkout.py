@@ -65,6 +65,27 @@ def test_a_scenario_runner_of_another_branch_is_noticed(made):
     assert "same branch" in said
 
 
+def test_branches_that_import_alike_and_yet_do_not_belong_together_are_told(made):
+    """By what tells the branches apart: see the constants of `checkout`."""
+    provider = made.scenario_runner / "srunner/scenariomanager/carla_data_provider.py"
+    of_2x = provider.read_text()
+    provider.write_text(of_2x + "    def set_ego_route(route): pass\n")
+    said = problem("leaderboard-2.1", made.leaderboard, made.scenario_runner)
+    assert f"{made.leaderboard} is of leaderboard-2.0 or 2.1, the scenario_runner in" in said
+    assert "of branch master: check out the scenario_runner of the same branch" in said
+    route_scenario = made.leaderboard / "leaderboard/scenarios/route_scenario.py"
+    route_scenario.parent.mkdir()
+    route_scenario.write_text("CarlaDataProvider.set_ego_route(self.route)\n")
+    open_checkout("leaderboard-2.1", made.leaderboard, made.scenario_runner)  # its own of both
+    provider.write_text(of_2x)
+    said = problem("leaderboard-2.1", made.leaderboard, made.scenario_runner)
+    assert "is of branch master" in said and "of leaderboard-2.0 or 2.1: check out" in said
+    route_scenario.unlink()
+    (made.scenario_runner / "srunner/scenarios/vanilla_turn.py").write_text("")
+    said = problem("leaderboard-2.1", made.leaderboard, made.scenario_runner)
+    assert "of Bench2Drive: check out" in said
+
+
 def test_missing_and_unfitting_packages_are_named_with_their_command(made, monkeypatch):
     monkeypatch.setattr(checking, "_PACKAGES", {"no_such_module": "no-such-package"})
     monkeypatch.setattr(checking, "version", lambda name: "2.2.0")
