@@ -21,6 +21,7 @@ import msgpack
 
 from tickdrive.leaderboard.simulator.protocol import wire
 from tickdrive.leaderboard.simulator.protocol.wire import RequestError
+from tickdrive.planner.errors import TickdriveError
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ class RpcConnection(asyncio.Protocol):
             log.warning("%s called %s without waiting for its error: %s", self.peer, name, text)
 
     def _explain(self, method: Method, error: Exception) -> str:
-        if isinstance(error, RequestError):
+        if isinstance(error, TickdriveError):  # what the caller can mend: a request, a town
             return str(error)
         log.exception("%s failed for %s", method.name, self.peer)
         return f"{method.name} failed in the server: {type(error).__name__}: {error}"
