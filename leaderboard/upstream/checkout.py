@@ -20,12 +20,12 @@ _STATISTICS = "leaderboard/utils/statistics_manager.py"
 _PROVIDER = "srunner/scenariomanager/carla_data_provider.py"
 _ROUTE_SCENARIO = "leaderboard/scenarios/route_scenario.py"
 _OF_MASTER = "set_ego_route"
-"""Branch master alone has it: its leaderboard calls it, its scenario_runner's data provider defines it. By
-the same change master's scenario triggers are triples; those of 2.0, 2.1 and Bench2Drive are pairs. Mixed, a route
-with scenarios ends in an exception."""
+"""Branch master alone has it: its leaderboard calls it, its scenario_runner's data provider defines it.
+The same change made master's scenario triggers triples; those of 2.0, 2.1 and Bench2Drive are pairs.
+Mixed, routes end in an exception."""
 _OF_BENCH2DRIVE = "srunner/scenarios/vanilla_turn.py"
-"""Bench2Drive's scenario_runner alone has it. It reports every check of the minimum speed as an infraction, which
-Bench2Drive leaves out of the score and the others do not."""
+"""Bench2Drive's scenario_runner alone has it. It reports every check of the minimum speed as an
+infraction, and the other leaderboards would score that."""
 _WEATHER_IDS = "leaderboard/data/weather.xml"
 _PIP = f"{sys.executable} -m pip install"
 # import name -> distribution, as the leaderboards' and scenario_runner's requirements name them
