@@ -365,6 +365,8 @@ class Trainer:
             check_same_training(self.folder, progress.data, fresh.data, "data")
             self.progress = progress
             return
+        if resume:
+            self._note(f"nothing to resume in {self.folder}: the training starts from its first step")
         (self.folder / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
         (self.folder / "curves.jsonl").write_text("", encoding="utf-8")
 

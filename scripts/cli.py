@@ -133,7 +133,9 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results. Default: runs/<date>-<file>.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the results in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the results in --out; where there are none, start.")
+    ] = False,
     frames: Annotated[bool, typer.Option(help="Keep camera pictures for the report.")] = False,
     suite: Annotated[
         str | None,

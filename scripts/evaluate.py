@@ -14,7 +14,7 @@ from rich.table import Table
 from tickdrive.agents.shared_models import check_models
 from tickdrive.leaderboard.carla_session import parse_address
 from tickdrive.leaderboard.evaluation_config import EvaluationConfig
-from tickdrive.leaderboard.evaluator import EvaluationOutcome
+from tickdrive.leaderboard.evaluator import RESULTS_NAME, EvaluationOutcome
 from tickdrive.leaderboard.frames import FrameKeeper
 from tickdrive.leaderboard.observer import Observer
 from tickdrive.leaderboard.result_table import scenarios_text
@@ -28,7 +28,7 @@ from tickdrive.planner.files import write_atomically
 from tickdrive.scripts.agent_choice import AGENT_CONFIG_FILE, agent_config_text, choose_agent, models_config
 from tickdrive.scripts.drive import split_settings
 from tickdrive.scripts.known_towns import in_known_towns
-from tickdrive.scripts.output import console, error_console, write_json
+from tickdrive.scripts.output import console, error_console, warn_if_nothing_to_resume, write_json
 from tickdrive.scripts.paths import configs_folder, new_run_folder
 from tickdrive.scripts.session import ready_text
 from tickdrive.scripts.stopping import terminated_as_interrupted
@@ -88,6 +88,7 @@ def run(options: EvaluateOptions) -> None:
     if models is not None:
         check_models(models)
     folder = options.out or new_run_folder(options.routes.stem)
+    warn_if_nothing_to_resume(options.resume, folder / RESULTS_NAME)
     folder.mkdir(parents=True, exist_ok=True)
     before = agent_config_text(folder) if options.resume else None
     chosen = choose_agent(options.agent, options.agent_config, agent_settings, folder, options.wrap)

@@ -26,7 +26,7 @@ from tickdrive.planner.errors import ConfigError, DataError, RouteError
 from tickdrive.planner.files import write_atomically
 from tickdrive.scripts.agent_choice import choose_upstream_agent, models_config
 from tickdrive.scripts.known_towns import in_known_towns
-from tickdrive.scripts.output import console, error_console, write_json
+from tickdrive.scripts.output import console, error_console, warn_if_nothing_to_resume, write_json
 from tickdrive.scripts.paths import new_run_folder
 from tickdrive.scripts.stopping import terminated_as_interrupted
 from tickdrive.scripts.suite_progress import SuiteProgress
@@ -86,6 +86,7 @@ def run(options: SuiteOptions) -> None:
     folder = (options.out or new_run_folder(f"{options.suite}-{options.routes.stem}")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     drives = [Drive(route.name, k) for route in routes for k in range(options.settings.repetitions)]
+    warn_if_nothing_to_resume(options.resume, folder / "results.json")
     records = Records(folder / "results.json", drives, options.resume)
     agent = choose_upstream_agent(
         options.agent,

@@ -35,6 +35,22 @@ def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
         ) from error
 
 
+def warn_if_nothing_to_resume(resume: bool, results: Path) -> None:
+    """Say that `--resume` starts from the first route; no error: a loop resumes until all is done.
+
+    Args:
+        resume: whether it was given.
+        results: the file that it would go on with.
+    """
+    if resume and not results.exists():
+        error_console.print(
+            f"nothing to resume: there is no {results}; all routes are driven",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
 def results_json(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The form of all benchmarks: ``{"schema": 1, "results": [...]}``."""
     return {"schema": 1, "results": [dict(row) for row in rows]}

@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from tickdrive.agents.shared_models import resolve_checkpoint
+from tickdrive.leaderboard.evaluator import EvaluationOutcome
+from tickdrive.leaderboard.retried_evaluation import RetriedEvaluation
 from tickdrive.planner.errors import ConfigError, RouteError, ServerError, TickdriveError
 from tickdrive.scripts import cli, drive
 from tickdrive.scripts.agent_choice import agent_config_text, choose_agent
@@ -60,6 +62,21 @@ def test_what_is_wrong_with_the_models_is_said_before_anything_is_made(
         else:
             run(EvaluateOptions(short_route, settings=settings, out=out))
     assert not out.exists()
+
+
+def test_a_resume_that_finds_nothing_says_so_and_starts(
+    short_route: Path, tmp_path: Path, monkeypatch, capsys
+):
+    def started(self: RetriedEvaluation, resume: bool) -> EvaluationOutcome:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RetriedEvaluation, "run", started)
+    options = EvaluateOptions(short_route, agent=str(PURSUIT), wrap=False, out=tmp_path / "run", resume=True)
+    for there in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            run(options)
+        assert ("nothing to resume: there is no" in capsys.readouterr().err) is not there
+        (tmp_path / "run/results.json").write_text("{}")
 
 
 def test_resuming_with_another_agent_configuration_is_refused(short_route: Path, tmp_path: Path):

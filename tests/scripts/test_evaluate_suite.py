@@ -51,8 +51,9 @@ def options(made: MadeCheckout, routes: Path, **changes: object) -> SuiteOptions
 def test_results_latency_and_logs_and_another_agent_is_refused(made, tmp_path, capsys):
     routes = make_routes(tmp_path / "routes.xml", ["1", "agent"], TOWN, scenario="Unheard")
     out = tmp_path / "out"
-    evaluate_suite.run(options(made, routes, out=out, json_file=tmp_path / "figures.json"))
-    said = capsys.readouterr().out
+    evaluate_suite.run(options(made, routes, out=out, json_file=tmp_path / "figures.json", resume=True))
+    said, errors = capsys.readouterr()
+    assert f"nothing to resume: there is no {out / 'results.json'}; all routes are driven" in errors
     assert "2 of type Unheard: not known to this scenario_runner" in said
     assert "1 of 2  RouteScenario_1_rep0: 100.0, Perfect" in said
     results = json.loads((out / "results.json").read_text())
@@ -68,6 +69,7 @@ def test_results_latency_and_logs_and_another_agent_is_refused(made, tmp_path, c
     assert f"agent: {made.leaderboard / 'my_agent.py'}" in Path(config).read_text()
     with pytest.raises(ConfigError, match="track was 'SENSORS', now 'MAP'"):
         evaluate_suite.run(options(made, routes, out=out, resume=True, track="MAP"))
+    assert "nothing to resume" not in capsys.readouterr().err
 
 
 def test_logs_go_where_they_are_asked_for_and_never_over_those_of_an_earlier_run(made, tmp_path):
