@@ -78,6 +78,11 @@ class Actor:
         return Box(compose(self.pose, self.box.pose), self.box.extent)
 
 
+# of CARLA's `VehicleLightState`: the lights of emergency vehicles
+_SPECIAL1, _SPECIAL2 = 0x100, 0x200
+_FLASHES_PER_S = 2.0
+
+
 @dataclass(slots=True, eq=False)
 class Vehicle(Actor):
     """A vehicle.
@@ -99,6 +104,11 @@ class Vehicle(Actor):
     engine_rpm: float = 0.0
     physics_control: list[Any] | None = None
     slippery: float | None = None
+
+    def lit_flags(self, elapsed_s: float) -> int:
+        """The light state as it is seen at a time of the episode: the two special lights flash in turn."""
+        dark = _SPECIAL2 if int(elapsed_s * 2.0 * _FLASHES_PER_S) % 2 == 0 else _SPECIAL1
+        return self.light_flags & ~dark
 
 
 @dataclass(slots=True, eq=False)

@@ -300,7 +300,7 @@ class World:
                     actor.box,
                     vehicle.colour_rgb if vehicle else (128, 128, 128),
                     actor.tags[0] if actor.tags else Tag.NONE,
-                    vehicle.light_flags if vehicle else 0,
+                    vehicle.lit_flags(self.elapsed_s) if vehicle else 0,
                     actor.stride_m if isinstance(actor, Walker) else 0.0,
                     vehicle.open_doors if vehicle else 0,
                 )

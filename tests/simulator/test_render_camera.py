@@ -8,9 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tickdrive.leaderboard.simulator.actors import Vehicle
+from tickdrive.leaderboard.simulator.blueprints.vehicles import VEHICLE_SPECS, vehicle_blueprints
 from tickdrive.leaderboard.simulator.geometry import Pose
 from tickdrive.leaderboard.simulator.interfaces import Box, CameraSpec, DrawnActor, LightColour, Tag, Weather
 from tickdrive.leaderboard.simulator.render.cpu_pictures import CpuMaker
+from tickdrive.leaderboard.simulator.render.models import build_model, is_emergency, model_key
 from tickdrive.leaderboard.simulator.render.renderer import Renderer
 from tickdrive.leaderboard.simulator.scene.build import build_scene
 from tickdrive.leaderboard.simulator.towns.catalogue import read_town, town_names
@@ -207,6 +210,63 @@ def test_open_doors_stand_out_to_their_sides(renderer, road):
     shut, left, right = seen
     assert left[0] < shut[0] - 5 and left[1] == shut[1]
     assert right[1] > shut[1] + 5 and right[0] == shut[0]
+
+
+EMERGENCY = [row for row in VEHICLE_SPECS if is_emergency(row)]
+
+
+def test_emergency_vehicles_are_those_of_the_library():
+    special = {b.type_id for b in vehicle_blueprints() if b.default("special_type") == "emergency"}
+    assert set(EMERGENCY) == special and len(special) == 4
+
+
+@pytest.mark.parametrize("type_id", EMERGENCY)
+def test_the_light_bar_of_emergency_vehicles_shines_by_the_special_lights(renderer, road, type_id):
+    """Its left half red with Special1, its right half blue with Special2, by day and by night."""
+    extent = VEHICLE_SPECS[type_id].box.extent
+    box = Box(Pose(0.0, 0.0, extent[2]), extent)
+    body = DrawnActor(77, type_id, ahead(road, 14.0), box, (200, 20, 20), Tag.CAR)
+    eye, middle = ahead(road, 0.0, up=3.5), SPEC.width // 2
+    for weather in (DAY, replace(DAY, sun_altitude_angle=-30.0)):
+        dark, first, second = (
+            lit_picture(renderer, replace(body, light_flags=flags), eye, weather)
+            for flags in (0, 0x100, 0x200)
+        )
+        for lit, channel, half in ((first, 2, np.s_[:, :middle]), (second, 0, np.s_[:, middle:])):
+            brighter = lit[..., channel] - dark[..., channel] > 60
+            assert brighter.sum() > 10 and brighter[half].sum() == brighter.sum()
+    other = replace(body, type_id="vehicle.dodge.charger_2020")
+    pictures = [lit_picture(renderer, replace(other, light_flags=flags), eye, DAY) for flags in (0, 0x300)]
+    assert np.array_equal(*pictures)  # other vehicles have none
+    vertices = build_model(model_key(type_id, Tag.CAR, extent, 0.0)).vertices
+    assert vertices[:, 2].max() <= extent[2] + 0.01  # the bar stands within the box
+
+
+def lit_picture(renderer, actor, eye, weather):
+    renderer.begin_tick([actor], {}, weather)
+    return renderer.camera("rgb", SPEC, eye)[..., :3].astype(int)
+
+
+def test_the_fire_trucks_box_is_in_its_colour(renderer, road):
+    type_id = "vehicle.carlamotors.firetruck"
+    extent = VEHICLE_SPECS[type_id].box.extent
+    box = Box(Pose(0.0, 0.0, extent[2]), extent)
+    for key, red in ((type_id, True), ("vehicle.carlamotors.carlacola", False)):
+        body = DrawnActor(77, key, ahead(road, 14.0), box, (170, 20, 20), Tag.TRUCK)
+        seen = lit_picture(renderer, body, ahead(road, 0.0, up=2.0), DAY)
+        blue, _, reds = seen[SPEC.height // 2 - 20, SPEC.width // 2]
+        assert bool(reds > blue + 60) is red
+
+
+def test_the_special_lights_flash_in_turn():
+    vehicle = object.__new__(Vehicle)
+    seen = []
+    for flags in (0x300, 0x100, 0x201):
+        vehicle.light_flags = flags
+        seen.append([vehicle.lit_flags(0.05 * tick) for tick in range(20)])
+    both, left, right = seen
+    assert both == ([0x100] * 5 + [0x200] * 5) * 2
+    assert left == ([0x100] * 5 + [0] * 5) * 2 and right == ([1] * 5 + [0x201] * 5) * 2
 
 
 def test_headlights_and_rain_show(renderer, road):

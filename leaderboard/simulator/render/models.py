@@ -41,15 +41,25 @@ class LightBit(IntEnum):
     LEFT_BLINKER = 0x20
     REVERSE = 0x40
     FOG = 0x80
+    SPECIAL1 = 0x100
+    SPECIAL2 = 0x200
 
 
 @dataclass(frozen=True, slots=True)
 class ModelKey:
-    """What decides the shape of an actor: family, half sizes in cm, phase of the gait or open doors."""
+    """What decides the shape of an actor.
+
+    Attributes:
+        family: see `family_of`.
+        extent_cm: half sizes.
+        phase: of the gait, or open doors.
+        emergency: with a light bar.
+    """
 
     family: str
     extent_cm: tuple[int, int, int]
     phase: int = 0
+    emergency: bool = False
 
 
 _VEHICLE_FAMILIES = {
@@ -58,6 +68,8 @@ _VEHICLE_FAMILIES = {
     "van": ("sprinter", "ambulance", ".t2", "van", "microlino", "isetta"),
     "suv": ("patrol", "wrangler", "etron", "jeep", "cybertruck", "nissan.micra", "c3"),
 }
+_EMERGENCY = ("firetruck", "ambulance", "police")
+"""Words in the names of those whose `special_type` is "emergency"."""
 
 
 def family_of(type_id: str, tag: Tag) -> str:
@@ -89,7 +101,12 @@ def model_key(
     family = family_of(type_id, tag)
     phase = int(stride_m / STRIDE_M * GAIT_PHASES) % GAIT_PHASES if family == "walker" else open_doors
     cm = tuple(max(1, round(100 * e)) for e in extent)
-    return ModelKey(family, (cm[0], cm[1], cm[2]), phase)
+    return ModelKey(family, (cm[0], cm[1], cm[2]), phase, is_emergency(type_id))
+
+
+def is_emergency(type_id: str) -> bool:
+    """Whether a blueprint is an emergency vehicle, with a light bar."""
+    return type_id.startswith("vehicle.") and any(word in type_id for word in _EMERGENCY)
 
 
 @lru_cache(maxsize=512)
@@ -101,7 +118,7 @@ def build_model(key: ModelKey) -> Mesh:
     if key.family in ("motorcycle", "bicycle"):
         return people.two_wheeler(extent, key.family == "motorcycle")
     if key.family in ("bus", "truck", "van", "suv", "car"):
-        return vehicles.vehicle(key.family, extent, key.phase)
+        return vehicles.vehicle(key.family, extent, key.phase, key.emergency)
     return _prop(key.family, extent)
 
 
@@ -173,6 +190,9 @@ def appearance(
     def blink(on: int) -> tuple[float, float, float]:
         return (3.0, 1.3, 0.05) if light_flags & on else (0.0, 0.0, 0.0)
 
+    def beacon(on: int, light: tuple[float, float, float]) -> tuple[float, float, float]:
+        return light if light_flags & on else (0.0, 0.0, 0.0)
+
     glossy = Shade.PAINT if family not in ("walker", "box") else Shade.PLAIN
     by_slot = {
         Slot.PAINT: Material(tag, paint, glossy, smooth=True),
@@ -185,6 +205,10 @@ def appearance(
         Slot.LEFT_BLINKER: Material(tag, (214, 120, 30), emission=blink(LightBit.LEFT_BLINKER)),
         Slot.RIGHT_BLINKER: Material(tag, (214, 120, 30), emission=blink(LightBit.RIGHT_BLINKER)),
         Slot.WHITE: Material(tag, (232, 232, 228)),
+        Slot.LEFT_BEACON: Material(tag, (168, 16, 20), emission=beacon(LightBit.SPECIAL1, (4.4, 0.05, 0.05))),
+        Slot.RIGHT_BEACON: Material(
+            tag, (24, 44, 168), emission=beacon(LightBit.SPECIAL2, (0.05, 0.18, 4.4))
+        ),
         Slot.COAT: Material(
             rider, _COATS[(number + 3) % len(_COATS)] if family != "walker" else paint, smooth=True
         ),

@@ -22,3 +22,5 @@ class Slot(IntEnum):
     TROUSERS = 11
     SKIN = 12
     HAIR = 13
+    LEFT_BEACON = 14
+    RIGHT_BEACON = 15

@@ -146,20 +146,58 @@ _PROFILES = {
 }
 
 
-def vehicle(family: str, extent: np.ndarray, open_doors: int = 0) -> Mesh:
-    """Model of a family fitted to half sizes `extent` (3,); `open_doors` as in `DrawnActor`."""
+_BAR_HALF_HEIGHT_M = 0.07
+# where along the roof, as a share of the half length
+_BAR_AT = {"car": 0.02, "suv": 0.0, "van": 0.30, "bus": 0.70, "truck": 0.66}
+_TRUCKS_ROOF = 0.88  # the cab's; the others' is the box's
+
+
+def vehicle(family: str, extent: np.ndarray, open_doors: int = 0, emergency: bool = False) -> Mesh:
+    """Model of a family fitted to half sizes `extent` (3,).
+
+    Args:
+        family: of the model.
+        extent: half sizes of the bounding box, m; a light bar stands within it.
+        open_doors: as in `DrawnActor`.
+        emergency: with a light bar, and, a truck, with a box in the colour of the rest.
+    """
+    if not emergency or family == "truck":
+        return _model(family, extent, open_doors, emergency)
+    # the body leaves room for the bar
+    low = extent - [0.0, 0.0, _BAR_HALF_HEIGHT_M]
+    mesh = _model(family, low, open_doors, True)
+    mesh.vertices[:, 2] -= np.float32(_BAR_HALF_HEIGHT_M)
+    return mesh
+
+
+def _model(family: str, extent: np.ndarray, open_doors: int, emergency: bool) -> Mesh:
     profile = _PROFILES[family]
     builder = MeshBuilder()
     x, y, z = (float(e) for e in extent)
     _body(profile, extent, builder)
     if family == "truck":
-        builder.add(*box_mesh((-0.30 * x, 0, 0.17 * z), (0.68 * x, 0.97 * y, 0.83 * z)), Slot.WHITE)
+        box = Slot.PAINT if emergency else Slot.WHITE
+        builder.add(*box_mesh((-0.30 * x, 0, 0.17 * z), (0.68 * x, 0.97 * y, 0.83 * z)), box)
         builder.add(*box_mesh((-0.20 * x, 0, -0.74 * z), (0.74 * x, 0.42 * y, 0.12 * z)), Slot.TRIM)
         builder.add(*box_mesh((-0.985 * x, 0, -0.70 * z), (0.015 * x, 0.90 * y, 0.05 * z)), Slot.TRIM)
     _wheels(profile, family, extent, builder)
     _lights(family, extent, builder)
     _doors(family, extent, open_doors, builder)
+    if emergency:
+        _light_bar(family, extent, builder)
     return builder.build()
+
+
+def _light_bar(family: str, extent: np.ndarray, builder: MeshBuilder) -> None:
+    """Lamps of the left and of the right across the roof; a truck's also at the box's upper rear corners."""
+    x, y, z = (float(e) for e in extent)
+    half = _BAR_HALF_HEIGHT_M
+    at, roof = _BAR_AT[family] * x, (_TRUCKS_ROOF if family == "truck" else 1.0) * z
+    builder.add(*box_mesh((at, 0.0, roof + 0.2 * half), (0.16, 0.60 * y, 0.2 * half)), Slot.TRIM)
+    for side, slot in ((-1.0, Slot.LEFT_BEACON), (1.0, Slot.RIGHT_BEACON)):
+        builder.add(*box_mesh((at, side * 0.33 * y, roof + 1.2 * half), (0.14, 0.26 * y, 0.8 * half)), slot)
+        if family == "truck":
+            builder.add(*box_mesh((-0.985 * x, side * 0.80 * y, 0.90 * z), (0.012 * x, 0.12 * y, half)), slot)
 
 
 def _body(profile: _Profile, extent: np.ndarray, builder: MeshBuilder) -> None:
