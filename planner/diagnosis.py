@@ -38,6 +38,7 @@ STEP_COUNTS = (100, 10, 5, 2, 1)
 BATCHES = (1, 4, 8)
 PROCESSING_RUNS = 20
 QUANTISING = ("onnx", "fused")
+_UNSTEADY = 1.5
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ class Diagnosis:
     p50_ms: float
     findings: tuple[Finding, ...]
     savings: tuple[Saving, ...]
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the same plan's times, taken apart and among the options, differ by half."""
+        apart, among = self.profile.plan_ms, self.p50_ms
+        return max(apart, among) > _UNSTEADY * min(apart, among)
 
 
 def diagnose(

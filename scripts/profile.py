@@ -241,6 +241,12 @@ def conclusion(found: Diagnosis) -> list[str]:
         )
     else:
         lines.append("No exact option saves more than 3 %; the rest costs accuracy or a training.")
+    if found.unsteady:
+        lines.append(
+            "The machine was busy with something else: the same plan took "
+            f"{profile.plan_ms:.4g} ms when it was taken apart and {found.p50_ms:.4g} ms among the options. "
+            "Do not go by these figures: repeat it with nothing beside, or with more --seconds."
+        )
     return lines
 
 

@@ -6,13 +6,14 @@ import torch
 from typer.testing import CliRunner
 
 from tickdrive.planner.benchmark import FormSpec
-from tickdrive.planner.diagnosis import _elsewhere, diagnose
+from tickdrive.planner.diagnosis import Diagnosis, _elsewhere, diagnose
 from tickdrive.planner.engine import build_engine, engine_names, example_inputs
 from tickdrive.planner.network_config import PolicyConfig
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.profile import profile_engine
 from tickdrive.planner.random_weights import randomize
 from tickdrive.scripts.cli import app
+from tickdrive.scripts.profile import conclusion
 
 TINY = PolicyConfig(
     n_emb=16, n_head=2, n_layer=3, n_encoder_layer=1, vl_width=8, reasoning_width=8, observation_width=8
@@ -136,6 +137,15 @@ def test_the_command_profiles_a_config_of_ones_own(tmp_path):
     assert found["schema"] == 1 and found["steps"] == 2
     assert "plan/denoising loop/model forward/decoder/layer 3" in {row["path"] for row in found["tree"]}
     assert len(found["suspicions"]) == 5 and found["options"] and found["conclusion"]
+
+
+def test_a_busy_machine_is_told(policy):
+    profile = profile_of(policy, "hoisted")
+    for times, busy in ((1.0, False), (1.4, False), (1.6, True), (0.6, True), (0.75, False)):
+        found = Diagnosis(profile, times * profile.plan_ms, (), ())
+        said = [line for line in conclusion(found) if "busy with something else" in line]
+        assert len(said) == busy
+        assert all(f"{found.p50_ms:.4g} ms among the options" in line for line in said)
 
 
 def test_naming_two_networks_is_refused():
