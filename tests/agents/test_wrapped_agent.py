@@ -7,6 +7,7 @@ import math
 import socket
 import sys
 import textwrap
+import traceback
 import types
 import weakref
 from enum import Enum
@@ -494,6 +495,19 @@ def test_what_is_not_measured_or_logged_is_said(write, caplog):
     agent()
     agent.destroy()
     assert "nothing is measured" in caplog.text
+
+
+def test_an_agent_that_cannot_be_imported_is_told_its_line_in_the_leaderboards_process(write, tmp_path):
+    """As the leaderboards print it: with a traceback, and in that none of our loading and no cause."""
+    agent = tmp_path / "agent_of_no_package.py"
+    agent.write_text("import os\nimport no_such_package_here\n")
+    config = write()
+    config.write_text(f"agent: {agent}\n")
+    with pytest.raises(ConfigError) as caught:
+        set_up(config)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert f'File "{agent}", line 2: import no_such_package_here' in shown
+    assert "importlib" not in shown and "During handling" not in shown
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,11 @@ def test_traffic_drives_without_crashing(
 def test_hybrid_traffic_drives_without_physics_away_from_the_hero(
     client: carla.Client, fresh_world: carla.World, traffic: carla.TrafficManager, ego: carla.Vehicle
 ) -> None:
-    """Beyond the radius the Traffic Manager sets places; `get_velocity` tells 0 of such vehicles."""
+    """Beyond the radius the Traffic Manager sets places, by batches of nothing but `ApplyTransform`.
+
+    `get_velocity` tells 0 of such vehicles: no velocity arrives, and CARLA's `WorldObserver.cpp` asks a body
+    without physics for its own.
+    """
     blueprint = fresh_world.get_blueprint_library().find("vehicle.tesla.model3")
     here = ego.get_location()
     points = sorted(fresh_world.get_map().get_spawn_points(), key=lambda p: -p.location.distance(here))
