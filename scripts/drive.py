@@ -21,6 +21,7 @@ from tickdrive.leaderboard.result_table import results_table, scenarios_text
 from tickdrive.leaderboard.route_map import RouteMapKeeper
 from tickdrive.leaderboard.routes import Route, read_named_routes
 from tickdrive.leaderboard.scoring import AGENT_FAILURES
+from tickdrive.leaderboard.simulator.towns.catalogue import read_town
 from tickdrive.leaderboard.tick_table import read_table
 from tickdrive.planner.config import load_config
 from tickdrive.planner.errors import ConfigError, RouteError
@@ -66,14 +67,16 @@ def run(options: DriveOptions) -> None:
         EvaluationConfig, configs_folder() / "evaluation.yaml", [*evaluation_settings, f"seed={options.seed}"]
     )
     route, opendrive = _route(options)
+    town = route.town if route else options.town or next(iter(opendrive))
+    if options.carla is None and town not in opendrive:
+        read_town(town)  # an unknown one is said before the seconds that models take
     started = time.monotonic()
     models = models_config(options.agent, options.agent_config, agent_settings)
     if models is not None:
         load_models(models)
-    folder = options.out or new_run_folder(route.id if route else options.town or next(iter(opendrive)))
+    folder = options.out or new_run_folder(route.id if route else town)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = choose_agent(options.agent, options.agent_config, agent_settings, folder, options.wrap, LOG_NAME)
-    town = route.town if route else options.town or next(iter(opendrive))
     with server(
         console,
         options.carla,

@@ -64,6 +64,12 @@ def test_what_is_wrong_with_the_models_is_said_before_anything_is_made(
     assert not out.exists()
 
 
+def test_an_unknown_town_is_said_before_anything_is_made(tmp_path: Path):
+    with pytest.raises(ServerError, match="Did you mean 'TickTown0"):
+        drive.run(drive.DriveOptions(town="TickTown1", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_resume_that_finds_nothing_says_so_and_starts(
     short_route: Path, tmp_path: Path, monkeypatch, capsys
 ):
