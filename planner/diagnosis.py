@@ -25,7 +25,7 @@ from tickdrive.planner.benchmark import (
     distinct,
     runnable,
 )
-from tickdrive.planner.engine import engine_names
+from tickdrive.planner.engine import engine_names, runs_in
 from tickdrive.planner.network_config import proposals
 from tickdrive.planner.policy import DiffusionPolicy
 from tickdrive.planner.profile import Profile, profile_engine
@@ -37,7 +37,6 @@ USERS = "yours"
 STEP_COUNTS = (100, 10, 5, 2, 1)
 BATCHES = (1, 4, 8)
 PROCESSING_RUNS = 20
-QUANTISING = ("onnx", "fused")
 _UNSTEADY = 1.5
 
 
@@ -142,7 +141,11 @@ def diagnose(
         "engine": [dataclasses.replace(spec, engine=name, dtype="auto") for name in engines],
         "dtype": [
             dataclasses.replace(spec, engine="hoisted", dtype="bf16"),
-            *(dataclasses.replace(spec, engine=name, dtype="int8") for name in QUANTISING if name in engines),
+            *(
+                dataclasses.replace(spec, engine=name, dtype="int8")
+                for name in engines
+                if runs_in(name, torch.int8)
+            ),
         ],
         "network": [dataclasses.replace(spec, preset=name) for name in networks],
     }

@@ -46,6 +46,7 @@ Inputs = tuple[Features, torch.Tensor, torch.Tensor]
 CUDA_ENGINES = ("graph", "compiled", "fused")
 CPU_ENGINES = ("traced", "onnx")
 ENGINES = ("reference", "cached", "hoisted", *CPU_ENGINES, *CUDA_ENGINES)
+_PACKAGES = {"onnx": ("onnx", "onnxruntime"), "fused": ("triton",)}
 
 _UNTRACED = Tracer()
 
@@ -382,15 +383,12 @@ def _fused_engine(policy: DiffusionPolicy, device: torch.device, dtype: torch.dt
 
 def engine_names(device: torch.device) -> tuple[str, ...]:
     """Names of the engines that run on a device, slowest first."""
-    names = ["reference", "cached", "hoisted"]
-    if device.type == "cpu":
-        names.append("traced")
-        if all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime")):
-            names.append("onnx")
-    else:
-        names += ["graph", "compiled"]
-        names += ["fused"] if importlib.util.find_spec("triton") else []
-    return tuple(names)
+    elsewhere = CUDA_ENGINES if device.type == "cpu" else CPU_ENGINES
+    return tuple(
+        name
+        for name in ENGINES
+        if name not in elsewhere and all(importlib.util.find_spec(item) for item in _PACKAGES.get(name, ()))
+    )
 
 
 def runs_in(engine: str, dtype: torch.dtype) -> bool:

@@ -11,6 +11,7 @@ from tickdrive.leaderboard.simulator.geometry import Pose, compose, pose_from_ma
 from tickdrive.leaderboard.simulator.interfaces import (
     Box,
     Contact,
+    LightBit,
     SignSpec,
     Tag,
     TrafficLightSpec,
@@ -78,8 +79,6 @@ class Actor:
         return Box(compose(self.pose, self.box.pose), self.box.extent)
 
 
-# of CARLA's `VehicleLightState`: the lights of emergency vehicles
-_SPECIAL1, _SPECIAL2 = 0x100, 0x200
 _FLASHES_PER_S = 2.0
 
 
@@ -107,7 +106,7 @@ class Vehicle(Actor):
 
     def lit_flags(self, elapsed_s: float) -> int:
         """The light state as it is seen at a time of the episode: the two special lights flash in turn."""
-        dark = _SPECIAL2 if int(elapsed_s * 2.0 * _FLASHES_PER_S) % 2 == 0 else _SPECIAL1
+        dark = LightBit.SPECIAL2 if int(elapsed_s * 2.0 * _FLASHES_PER_S) % 2 == 0 else LightBit.SPECIAL1
         return self.light_flags & ~dark
 
 

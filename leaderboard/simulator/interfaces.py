@@ -181,6 +181,21 @@ class Weather:
     dust_storm: float = 0.0
 
 
+class LightBit(IntEnum):
+    """Bits of CARLA's `VehicleLightState` (`LibCarla/source/carla/rpc/VehicleLightState.h`)."""
+
+    POSITION = 0x1
+    LOW_BEAM = 0x2
+    HIGH_BEAM = 0x4
+    BRAKE = 0x8
+    RIGHT_BLINKER = 0x10
+    LEFT_BLINKER = 0x20
+    REVERSE = 0x40
+    FOG = 0x80
+    SPECIAL1 = 0x100
+    SPECIAL2 = 0x200
+
+
 @dataclass(frozen=True, slots=True)
 class DrawnActor:
     """An actor as the renderer sees it this tick.
@@ -192,7 +207,7 @@ class DrawnActor:
         box: the actor's bounding box in its own frame (centre offset and half sizes); the mesh fills it.
         colour_rgb: paint.
         tag: semantic tag.
-        light_flags: CARLA's `VehicleLightState` bits.
+        light_flags: CARLA's `VehicleLightState`, of `LightBit`.
         stride_m: distance walked so far, for the gait of walkers.
         open_doors: of a vehicle, a bit for each of front left, front right, rear left, rear right.
     """

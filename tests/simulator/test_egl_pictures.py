@@ -14,6 +14,7 @@ import carla
 import numpy as np
 import pytest
 
+from tickdrive.leaderboard.simulator.camera_benchmark import WEATHERS
 from tickdrive.leaderboard.simulator.episode import TownLibrary
 from tickdrive.leaderboard.simulator.geometry import Pose
 from tickdrive.leaderboard.simulator.interfaces import Box, CameraSpec, DrawnActor, LightColour, Tag, Weather
@@ -34,20 +35,6 @@ from tickdrive.leaderboard.simulator.towns.network import RoadNetwork
 from tickdrive.planner.errors import ConfigError, ServerError
 
 SPEC = CameraSpec(480, 300, 90.0)
-WEATHERS = {
-    "noon": Weather(sun_altitude_angle=55.0, sun_azimuth_angle=30.0),
-    "dusk": Weather(sun_altitude_angle=4.0, sun_azimuth_angle=200.0),
-    "rain": Weather(
-        cloudiness=90.0,
-        precipitation=80.0,
-        precipitation_deposits=80.0,
-        wetness=80.0,
-        sun_altitude_angle=40.0,
-    ),
-    "fog": Weather(fog_density=50.0, fog_distance=5.0, sun_altitude_angle=40.0),
-    "night": Weather(sun_altitude_angle=-30.0),
-}
-
 # mean absolute difference, of 255, and share of pixels with one of more than 16: edges of shadows, mostly
 MOST_APART = {
     "noon": (0.55, 0.015),

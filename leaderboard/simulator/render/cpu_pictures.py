@@ -39,7 +39,6 @@ class CpuPictures:
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._tone = tone_table()
         self._noise = shading.noise_pyramid()
-        self._no_lights = local_lights.no_lights()
         self._cached: tuple[tuple[object, ...], np.ndarray, np.ndarray] | None = None
 
     def close(self) -> None:
@@ -138,9 +137,7 @@ class CpuPictures:
     def _shade(self, view: CameraView, inverse_z: np.ndarray, ids: np.ndarray, image: np.ndarray) -> None:
         stage, spec, light = self._stage, view.spec, self._stage.lighting
         town, models, drawn, table = stage.town, stage.models, stage.drawn, stage.table
-        near = (
-            local_lights.arrange(stage.near_lights, view.eye) if len(stage.near_lights) else self._no_lights
-        )
+        near = local_lights.arrange(stage.near_lights, view.eye)
 
         def rows(first: int, last: int) -> None:
             shading.shade(

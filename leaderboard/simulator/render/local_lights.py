@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from tickdrive.leaderboard.simulator.interfaces import DrawnActor, Tag
-from tickdrive.leaderboard.simulator.render.models import LightBit
+from tickdrive.leaderboard.simulator.interfaces import DrawnActor, LightBit, Tag
 
 CELL_M = 8.0
 CELLS = 32
@@ -83,6 +82,8 @@ def beam_lights(actors: Sequence[DrawnActor], matrices: np.ndarray, dark: bool) 
 
 def arrange(lights: np.ndarray, eye: np.ndarray) -> LocalLights:
     """Sort (K, 12) lights into the grid around a camera at (3,)."""
+    if not len(lights):
+        return no_lights()
     half = 0.5 * CELLS * CELL_M
     origin = np.floor(eye[:2] / CELL_M) * CELL_M - half
     cells = np.zeros((CELLS, CELLS, MOST_IN_CELL), np.int32)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import lru_cache
 
 import numpy as np
 
-from tickdrive.leaderboard.simulator.interfaces import Tag
+from tickdrive.leaderboard.simulator.interfaces import LightBit, Tag
 from tickdrive.leaderboard.simulator.render import people, vehicles
 from tickdrive.leaderboard.simulator.render.slots import Slot
 from tickdrive.leaderboard.simulator.scene.mesh import (
@@ -28,21 +27,7 @@ from tickdrive.leaderboard.simulator.scene.mesh import (
 
 GAIT_PHASES = 8
 STRIDE_M = 1.5
-
-
-class LightBit(IntEnum):
-    """Bits of CARLA's `VehicleLightState` (`LibCarla/source/carla/rpc/VehicleLightState.h`)."""
-
-    POSITION = 0x1
-    LOW_BEAM = 0x2
-    HIGH_BEAM = 0x4
-    BRAKE = 0x8
-    RIGHT_BLINKER = 0x10
-    LEFT_BLINKER = 0x20
-    REVERSE = 0x40
-    FOG = 0x80
-    SPECIAL1 = 0x100
-    SPECIAL2 = 0x200
+_BLINK = (3.0, 1.3, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +172,7 @@ def appearance(
     else:
         tail = (0.06, 0.0, 0.0)
 
-    def blink(on: int) -> tuple[float, float, float]:
-        return (3.0, 1.3, 0.05) if light_flags & on else (0.0, 0.0, 0.0)
-
-    def beacon(on: int, light: tuple[float, float, float]) -> tuple[float, float, float]:
+    def lit(on: int, light: tuple[float, float, float]) -> tuple[float, float, float]:
         return light if light_flags & on else (0.0, 0.0, 0.0)
 
     glossy = Shade.PAINT if family not in ("walker", "box") else Shade.PLAIN
@@ -202,13 +184,11 @@ def appearance(
         Slot.TRIM: Material(tag, (34, 35, 37)),
         Slot.HEAD_LIGHT: Material(tag, (226, 228, 226), emission=head),
         Slot.TAIL_LIGHT: Material(tag, (150, 18, 20), emission=tail),
-        Slot.LEFT_BLINKER: Material(tag, (214, 120, 30), emission=blink(LightBit.LEFT_BLINKER)),
-        Slot.RIGHT_BLINKER: Material(tag, (214, 120, 30), emission=blink(LightBit.RIGHT_BLINKER)),
+        Slot.LEFT_BLINKER: Material(tag, (214, 120, 30), emission=lit(LightBit.LEFT_BLINKER, _BLINK)),
+        Slot.RIGHT_BLINKER: Material(tag, (214, 120, 30), emission=lit(LightBit.RIGHT_BLINKER, _BLINK)),
         Slot.WHITE: Material(tag, (232, 232, 228)),
-        Slot.LEFT_BEACON: Material(tag, (168, 16, 20), emission=beacon(LightBit.SPECIAL1, (4.4, 0.05, 0.05))),
-        Slot.RIGHT_BEACON: Material(
-            tag, (24, 44, 168), emission=beacon(LightBit.SPECIAL2, (0.05, 0.18, 4.4))
-        ),
+        Slot.LEFT_BEACON: Material(tag, (168, 16, 20), emission=lit(LightBit.SPECIAL1, (4.4, 0.05, 0.05))),
+        Slot.RIGHT_BEACON: Material(tag, (24, 44, 168), emission=lit(LightBit.SPECIAL2, (0.05, 0.18, 4.4))),
         Slot.COAT: Material(
             rider, _COATS[(number + 3) % len(_COATS)] if family != "walker" else paint, smooth=True
         ),

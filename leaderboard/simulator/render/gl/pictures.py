@@ -78,8 +78,7 @@ class EglPictures:
         near, bulbs = self._no_lights, np.zeros((0, 8), np.float32)
         shadow = ShadowView.around(view.eye, self._stage.lighting.sun_direction)
         if kind == "rgb":
-            if len(self._stage.near_lights):
-                near = local_lights.arrange(self._stage.near_lights, view.eye)
+            near = local_lights.arrange(self._stage.near_lights, view.eye)
             bulbs = buffers.bulb_rows(self._stage.lit, view)
             card.take_lights(near, bulbs)
         self._set_frame(view, view, shadow, near, len(bulbs))
